@@ -1,0 +1,50 @@
+# Each target needs Python 3.11 or newer and a package index; the first one sets up .venv, later ones start at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format bench results tensorboard lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+train: $(VENV)/.ready ## Train on Fashion-MNIST, or on the drawn stand-in where it can't be had, and test (ARGS="--help" for more)
+	$(BIN)/python scripts/train.py --dataset auto $(ARGS)
+
+test: $(VENV)/.ready ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready ## Bring the code into the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.ready ## Measure speed on this machine, on the drawn stand-in
+	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+results: $(VENV)/.ready ## Rebuild README's tables from the records in results/
+	$(BIN)/python scripts/results.py $(ARGS)
+
+tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
+	$(BIN)/tensorboard --logdir lightning_logs $(ARGS)
+
+lock: ## Pin all dependencies anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS)
+
+clean: ## Remove the environment and caches; runs and data stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit(f"$(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,85 @@
+"""Batches by one gather from a tensor that holds all images; the order is a function of (seed, epoch) alone."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmnist_lightning.data import Split
+
+
+class Batch(NamedTuple):
+    """A share of a batch, on the images' own device."""
+
+    images: Tensor  # (B, 1, 28, 28) uint8
+    labels: Tensor  # (B,) int64
+    indices: Tensor  # (B,) int64, on the CPU: places in the split
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of `count` indices that depends on (seed, epoch) alone, not on what was drawn before."""
+    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed))
+
+
+class Batches:
+    """An iterable of `Batch`es over a split, one device's share of each.
+
+    With `seed`, for training: a new order each epoch, batches of `batch_size` and a smaller last one, as in Keras.
+    Without, for evaluation: file order, batches as equal as can be, so that each device has the same number of
+    them and each index is seen once.
+
+    `batch_size` is global: device `rank` of `world_size` takes its part of the same batch.
+    `state_dict` and `load_state_dict` keep the place in the middle of an epoch; Lightning saves them.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, *, seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < world_size:
+            raise ValueError(f"batch size {batch_size} is smaller than the number of devices, {world_size}")
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.batches_done = 0
+        self._start = 0  # where the next pass begins
+        # Lightning announces each epoch to loader.batch_sampler.sampler.set_epoch, where torch's loaders want it.
+        self.batch_sampler = SimpleNamespace(sampler=self)
+
+    def __len__(self) -> int:
+        return -(-len(self.split.labels) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; a place restored from another epoch does not count in this one."""
+        if epoch != self.epoch:
+            self.epoch, self._start = epoch, 0
+
+    def indices_of_batches(self) -> tuple[Tensor, ...]:
+        """The epoch's batches as index tensors, all devices together."""
+        count = len(self.split.labels)
+        if self.seed is None:
+            return torch.arange(count).tensor_split(len(self))
+        return epoch_order(count, self.seed, self.epoch).split(self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        images, labels = self.split
+        self.batches_done, self._start = self._start, 0
+        for indices in self.indices_of_batches()[self.batches_done :]:
+            share = indices.tensor_split(self.world_size)[self.rank]
+            on_device = share.to(images.device)
+            # Counted before the yield: a state saved while a batch is in use lies behind that batch.
+            self.batches_done += 1
+            yield Batch(images[on_device], labels[on_device], share)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "batches_done": self.batches_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was saved: the next pass starts behind the batches that were done."""
+        self.epoch, self._start = state["epoch"], state["batches_done"]

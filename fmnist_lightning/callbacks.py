@@ -1,0 +1,148 @@
+"""Callbacks: what happens beside the training, one thing each."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+
+from fmnist_lightning.batches import Batch
+from fmnist_lightning.files import atomic_write
+from fmnist_lightning.interrupts import SIGNALS, Interrupted
+from fmnist_lightning.metrics import METRIC_NAMES
+
+
+class Throughput(Callback):
+    """Logs train/images_per_second, each epoch, without validation.
+
+    Lightning's ThroughputMonitor waits for the GPU at every batch; this reads the clock twice an epoch.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Also here: after a restart in the middle of an epoch, Lightning does not call on_train_epoch_start.
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.images = 0
+        self.validation_seconds = 0.0
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        batch: Batch = args[1]
+        self.images += len(batch.labels) * trainer.world_size
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.validation_seconds += time.perf_counter() - self.validation_start
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        seconds = time.perf_counter() - self.start - self.validation_seconds
+        pl_module.log("train/images_per_second", self.images / seconds)
+
+
+class HParams(Callback):
+    """Tells TensorBoard's HPARAMS page which options this run has and which scalars are its results.
+
+    Lightning's `log_hyperparams` also writes the metrics as points of their own, which would stand in the curves.
+    """
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        results = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
+        options = {name: value if value is not None else "none" for name, value in trainer.logger.hparams.items()}
+        writer = trainer.logger.experiment.file_writer
+        for summary in hparams(options, results):
+            writer.add_summary(summary)
+
+
+class EpochLines(Callback):
+    """One line an epoch, for where there is no terminal for a progress bar."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_second")
+        figures = ((name, trainer.callback_metrics.get(name)) for name in shown)
+        line = "  ".join(f"{name} {value:.4g}" for name, value in figures if value is not None)
+        print(f"{self.label} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
+
+
+class StopOnSignal(Callback):
+    """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
+
+    A second signal ends the program at once. A signal during validation is answered when it ends, its checkpoint
+    written. Lightning's own answer to Ctrl-C saves nothing, and its answer to SIGTERM exits with status 0.
+    """
+
+    def __init__(self, last: Path | None, advice: str) -> None:
+        self.last = last
+        self.advice = advice
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Here, not earlier: Lightning sets its own handlers after on_fit_start.
+        self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
+
+    def receive(self, signum: int, frame: Any) -> None:
+        self.received = signum
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
+        if self.received and not trainer.is_last_batch:
+            if self.last:
+                trainer.save_checkpoint(self.last)
+            raise Interrupted(self.received, self.advice)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.received:
+            raise Interrupted(self.received, self.advice)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.restore()
+        if self.received:
+            raise Interrupted(self.received, self.advice)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Predictions(Callback):
+    """Collects the test loop's probabilities and writes them in file order, with the labels, as `.npz`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        outputs, batch = args[0], args[1]
+        self.parts.append((batch.indices, outputs["probs"], batch.labels))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        indices, probs, labels = (torch.cat(part).cpu() for part in zip(*self.parts, strict=True))
+        order = indices.argsort()
+        self.labels = labels[order]
+        if self.path:
+            with atomic_write(self.path) as file:
+                np.savez(file, probs=probs[order].float().numpy(), labels=self.labels.numpy())

@@ -1,0 +1,63 @@
+"""Checkpoints: written whole or not at all, read as tensors and plain values only."""
+
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import atomic_write
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's, but for saving: its own writes into the system's temporary folder and moves without a flush.
+
+    Across file systems a kill then leaves half a file where the good one was. Raises OSError where it can't write.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+class TrainingRecord(NamedTuple):
+    """What a checkpoint says of the training up to it."""
+
+    epochs: int
+    seconds: float
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a `.ckpt` of this project, on the CPU. No code in it can run.
+
+    Raises UserError where it is missing, damaged or not ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: name another checkpoint, or train first") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} can't be read as a checkpoint: it is damaged or no checkpoint ({reason})") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise UserError(f"{path} is no checkpoint of this project: state_dict and hyper_parameters are missing")
+    return checkpoint
+
+
+def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into `module`; raises UserError where they belong to another net."""
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise UserError(f"{path} holds the weights of another net than this run's: {details}") from error
+
+
+def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
+    """Epochs completed and seconds of training, validation included, by Lightning's own Timer."""
+    timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
+    # Saved behind an epoch's validation, its number is not yet counted on; saved in the middle, it is not complete.
+    at_end = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    return TrainingRecord(checkpoint["epoch"] + at_end, timer["time_elapsed"].get("train", 0.0))

@@ -1,0 +1,55 @@
+"""From a function to a program: options from its signature and docstring, exit statuses by the project's contract."""
+
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jsonargparse import auto_parser
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
+
+DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
+LOG_DIR = "lightning_logs"
+
+
+def run(command: Callable[..., Any]) -> int:
+    """Parse the command line, call `command`, and return the exit status.
+
+    0 done; 1 a problem that the printed message explains; 130 and 143 after Ctrl-C and SIGTERM. The parser itself
+    exits with 2 for wrong options.
+    """
+    for number in SIGNALS:
+        signal.signal(number, raise_interrupted)
+    try:
+        command(**parse(command, sys.argv[1:]))
+    except Interrupted as interruption:
+        print(f"\n{interruption}", file=sys.stderr)
+        return interruption.exit_status
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
+    """The options of `command` as plain values; exits with 2 where they are wrong, with 0 after `--help`."""
+    parser = auto_parser(command, as_positional=False)
+    options = parser.parse_args(complete_flags(command, arguments)).as_dict()
+    # jsonargparse's restricted numbers are classes of their own, which neither YAML nor a safe checkpoint can hold.
+    return {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
+
+
+def complete_flags(command: Callable[..., Any], arguments: list[str]) -> list[str]:
+    """`--flag` alone means `--flag true`, which jsonargparse asks for in full."""
+    parameters = inspect.signature(command).parameters.values()
+    flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
+    following = [*arguments[1:], "--"]
+    return [
+        f"{argument}=true" if argument in flags and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]

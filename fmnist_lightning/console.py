@@ -1,0 +1,58 @@
+"""What the program prints: the result table, and fewer of its libraries' lines."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL, wilson_interval
+
+DATASET_NAMES = {"fashion_mnist": "Fashion-MNIST", "drawn": "DRAWN STAND-IN, not Fashion-MNIST"}
+LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
+
+# Advertising, and statements that are untrue or no news here.
+UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "was configured so 100%")
+UNTRUE_WARNINGS = (
+    # Batches come by one gather from memory, so loader workers would only slow them down.
+    ".*does not have many workers.*",
+    # An epoch has few steps in a smoke run; scalars are logged by the epoch.
+    ".*number of training batches .* is smaller than the logging interval.*",
+    # The run folder is made just before, and is empty.
+    ".*Checkpoint directory .* exists and is not empty.*",
+    # Of calls inside Lightning and TensorBoard's graph writer, which nobody here can change.
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*torch.jit.trace.* is deprecated.*",
+    # Dropout draws its masks in Python, which makes the traced graph of TensorBoard differ from call to call.
+    ".*Trace had nondeterministic nodes.*",
+    ".*Output nr 1. of the traced function does not match.*",
+    ".*Converting a tensor to a Python .*",
+)
+
+
+class _Unwanted(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in UNWANTED_LINES)
+
+
+def quiet() -> None:
+    """Drop the lines named above; every other warning stays."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_Unwanted())
+    for message in UNTRUE_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def result_table(metrics: Mapping[str, Any]) -> str:
+    """The five figures beside the original's, per cent, from the content of metrics.json."""
+    low, high = wilson_interval(metrics["accuracy"], metrics["n"])
+    on_original_data = metrics["dataset"] == "fashion_mnist"
+    lines = [
+        f"{DATASET_NAMES[metrics['dataset']]}, {metrics['split']} set: {metrics['n']:,} images; "
+        f"net {metrics['model']}, {metrics['parameters']:,} parameters, {metrics['checkpoint']} checkpoint",
+        f"{'metric':<10} {'original':>8} {'this run':>9}   95 % interval",
+    ]
+    for name in METRIC_NAMES:
+        original = f"{ORIGINAL[name]:.2f}" if on_original_data else "-"
+        interval = f"   {100 * low:.2f} to {100 * high:.2f}" if name == "accuracy" else ""
+        lines.append(f"{LABELS[name]:<10} {original:>8} {100 * metrics[name]:>9.2f}{interval}")
+    return "\n".join(lines)

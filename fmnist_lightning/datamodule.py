@@ -1,0 +1,99 @@
+"""The LightningDataModule: which data, which cut, which batches."""
+
+import sys
+from pathlib import Path
+
+import lightning as L
+
+from fmnist_lightning.batches import Batches
+from fmnist_lightning.data import DataError, Split, load_split, stratified_cut
+from fmnist_lightning.download import ensure_files
+from fmnist_lightning.drawn import load_drawn
+
+# The validation cut is the same in every run, whatever its seed, so that all runs are chosen on the same images.
+CUT_SEED = 20170825  # the day on which Fashion-MNIST came out
+
+
+def resolve_dataset(dataset: str, data_dir: Path) -> str:
+    """`auto` becomes `fashion_mnist` where its files are or can be fetched, else `drawn`, said aloud.
+
+    Makes sure of the files on the way. Raises DataError where `fashion_mnist` was asked for and can't be had.
+    """
+    if dataset == "drawn":
+        return dataset
+    try:
+        ensure_files(data_dir)
+    except DataError as error:
+        if dataset != "auto":
+            raise
+        print(f"{error}\n{DRAWN_NOTICE}", file=sys.stderr)
+        return "drawn"
+    return "fashion_mnist"
+
+
+DRAWN_NOTICE = """
+*****************************************************************************
+*  NOT FASHION-MNIST: this run uses the drawn stand-in (--dataset drawn).   *
+*  Its figures show that everything works. They say nothing of the data set. *
+*****************************************************************************"""
+
+
+class FashionMNISTDataModule(L.LightningDataModule):
+    """Fashion-MNIST or its drawn stand-in, as batches by one gather from a uint8 tensor on the device.
+
+    `val_fraction` of the training set, balanced by class, is the validation cut. The test set is read for the test
+    loop alone.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "fashion_mnist",
+        data_dir: str = "data",
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.dataset = dataset
+        self.data_dir = Path(data_dir)
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.splits: dict[str, Split] = {}
+
+    def prepare_data(self) -> None:
+        resolve_dataset(self.dataset, self.data_dir)
+
+    def setup(self, stage: str) -> None:
+        """Load what `stage`, one of Lightning's `fit validate test`, needs."""
+        if stage == "test":
+            self.splits["test"] = self.load(train=False)
+        elif "train" not in self.splits:
+            whole = self.load(train=True)
+            train, val = stratified_cut(whole.labels, self.val_fraction, CUT_SEED)
+            self.splits["train"] = Split(whole.images[train], whole.labels[train])
+            self.splits["val"] = Split(whole.images[val], whole.labels[val])
+
+    def load(self, *, train: bool) -> Split:
+        if self.dataset == "drawn":
+            return load_drawn(train=train)
+        return load_split(self.data_dir, train=train)
+
+    def batches(self, name: str, *, seed: int | None = None) -> Batches:
+        """The split `name`, moved to the trainer's device once, in this device's share of each batch."""
+        if self.trainer is None:
+            return Batches(self.splits[name], self.batch_size, seed=seed)
+        device = self.trainer.strategy.root_device
+        self.splits[name] = split = Split(*(tensor.to(device) for tensor in self.splits[name]))
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return Batches(split, self.batch_size, seed=seed, rank=rank, world_size=world_size)
+
+    def train_dataloader(self) -> Batches:
+        return self.batches("train", seed=self.seed)
+
+    def val_dataloader(self) -> Batches:
+        return self.batches("val")
+
+    def test_dataloader(self) -> Batches:
+        return self.batches("test")

@@ -1,0 +1,114 @@
+"""The test loop alone. Heavy imports stand inside the functions, so that `--help` answers at once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import PositiveInt
+
+from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.runs import CHECKPOINTS, PREDICTIONS, find_checkpoint, find_run, read_config, write_metrics
+from fmnist_lightning.training import Accelerator, Precision, check_devices
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from fmnist_lightning.datamodule import FashionMNISTDataModule
+    from fmnist_lightning.module import Classifier
+
+
+def evaluate(
+    *,
+    run: str = "last",
+    ckpt: str = "best",
+    data_dir: str | None = None,
+    batch_size: PositiveInt | None = None,
+    accelerator: Accelerator = "auto",
+    devices: int | str = 1,
+    precision: Precision | None = None,
+    log_dir: str = LOG_DIR,
+) -> None:
+    """Test a trained run: write its metrics.json and predictions.npz and print the figures beside the original's.
+
+    Args:
+        run: Run folder, or last for the newest in the log folder.
+        ckpt: best, last, or the path of a checkpoint file.
+        data_dir: Folder of the data, if not where the run found it.
+        batch_size: Images in a step, if not the run's. The figures don't depend on it.
+        accelerator: Where to compute.
+        devices: Which device, as Lightning names them.
+        precision: Arithmetic, if not the run's.
+        log_dir: Folder of the run folders version_N.
+    """
+    folder = find_run(run, Path(log_dir))
+    options = read_config(folder)
+    path = find_checkpoint(folder, ckpt)
+    given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision}
+    options |= {name: value for name, value in given.items() if value is not None}
+    import lightning as L
+
+    from fmnist_lightning.callbacks import Predictions
+    from fmnist_lightning.console import quiet
+    from fmnist_lightning.datamodule import FashionMNISTDataModule
+    from fmnist_lightning.module import Classifier
+
+    quiet()
+    check_devices(accelerator, devices, options["precision"])
+    data_options = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
+    datamodule = FashionMNISTDataModule(**{name: options[name] for name in data_options})
+    module = Classifier(options["model"], options["lr"])
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=options["precision"],
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[Predictions(folder / PREDICTIONS)],
+    )
+    run_test_loop(trainer, module, datamodule, folder, path)
+
+
+def run_test_loop(
+    trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule", run: Path, checkpoint: Path
+) -> dict[str, Any]:
+    """Test a checkpoint's weights on the whole test set, write metrics.json, print the table; return the metrics.
+
+    The trainer has a `Predictions` callback, which writes predictions.npz.
+    Raises UserError where the checkpoint is damaged or another net's.
+    """
+    from fmnist_lightning.checkpoint import load_weights, read_checkpoint, training_record
+    from fmnist_lightning.console import result_table
+    from fmnist_lightning.datamodule import CUT_SEED
+    from fmnist_lightning.environment import device_name, git_state, versions
+    from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
+
+    content = read_checkpoint(checkpoint)
+    load_weights(module, content, checkpoint)
+    [figures] = trainer.test(module, datamodule, verbose=False)
+    last = run / CHECKPOINTS / "last.ckpt"
+    trained = training_record(read_checkpoint(last) if last.exists() else content)
+    count = len(datamodule.splits["test"].labels)
+    metrics = {
+        "dataset": datamodule.dataset,
+        "split": "test",
+        "n": count,
+        **{name: figures[f"test/{name}"] for name in METRIC_NAMES},
+        "accuracy_95_interval": wilson_interval(figures["test/accuracy"], count),
+        "loss": figures["test/loss"],
+        "checkpoint": checkpoint.stem,
+        "checkpoint_epoch": training_record(content).epochs,
+        "seed": datamodule.seed,
+        "training_seconds": trained.seconds,
+        "epochs": trained.epochs,
+        "batch_size": datamodule.batch_size,
+        "validation": {"fraction": datamodule.val_fraction, "seed": CUT_SEED},
+        "model": module.hparams["model"],
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
+        "arithmetic": trainer.precision,
+        "device": device_name(trainer.strategy.root_device),
+        "versions": versions(),
+        "git": git_state(),
+    }
+    write_metrics(run, metrics)
+    print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
+    return metrics

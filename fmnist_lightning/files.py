@@ -1,0 +1,52 @@
+"""Files that are whole or not there: temporary name in the same folder, flush to disk, rename."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut; systems that can't open a folder (Windows) have no need."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def install(staged: Path, path: Path) -> None:
+    """Flush the complete file `staged` and give it its name, on the same file system."""
+    with staged.open("rb+") as file:
+        os.fsync(file.fileno())
+    staged.replace(path)
+    flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.
+
+    Raises OSError where the folder can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+    try:
+        with staged:
+            yield staged
+        # NamedTemporaryFile makes private files; this one is to be read like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(staged.name).chmod(0o666 & ~umask)
+        install(Path(staged.name), path)
+    finally:
+        Path(staged.name).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,20 @@
+"""Ctrl-C and SIGTERM end a program at a point where nothing is lost, with the status that a shell expects."""
+
+import signal
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """The user or the system asked the program to stop. `advice` says what was saved and how to go on."""
+
+    def __init__(self, signum: int, advice: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}" + (f"\n{advice}" if advice else ""))
+        self.exit_status = 128 + signum  # as shells do: 130 after Ctrl-C, 143 after SIGTERM
+
+
+def raise_interrupted(signum: int, _frame: FrameType | None) -> NoReturn:
+    """A signal handler for where there is nothing to save."""
+    raise Interrupted(signum)

@@ -1,0 +1,99 @@
+"""Run folders, `lightning_logs/version_N/`, and the files in them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import write_text
+
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.npz"
+CHECKPOINTS = "checkpoints"
+VERSION = re.compile(r"version_(\d+)")
+
+
+def numbered_runs(log_dir: Path) -> dict[int, Path]:
+    """The run folders in `log_dir` by number."""
+    matches = ((VERSION.fullmatch(path.name), path) for path in log_dir.glob("version_*") if path.is_dir())
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def new_run(log_dir: Path) -> Path:
+    """Make the next run folder; making it claims its number, so two runs started at once get two.
+
+    Raises UserError where it can't be written.
+    """
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        number = max(numbered_runs(log_dir), default=-1) + 1
+        while True:
+            run = log_dir / f"version_{number}"
+            try:
+                run.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return run
+    except OSError as error:
+        raise UserError(
+            f"{log_dir} can't be written ({error.strerror}): make it writable, or name another folder with --log_dir"
+        ) from error
+
+
+def find_run(run: str, log_dir: Path) -> Path:
+    """The folder that `run` names: a path, or `last` for the highest number in `log_dir`.
+
+    Raises UserError where there is none, or where it holds no run.
+    """
+    if run == "last":
+        runs = numbered_runs(log_dir)
+        if not runs:
+            raise UserError(f"{log_dir} holds no runs: train first (python scripts/train.py), or name a run with --run")
+        folder = runs[max(runs)]
+    else:
+        folder = Path(run)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name a run folder such as {log_dir}/version_0, or `last`")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no run: {CONFIG} is missing; name a folder that scripts/train.py wrote")
+    return folder
+
+
+def find_checkpoint(run: Path, ckpt: str) -> Path:
+    """The file that `ckpt` names: `best` or `last` of the run, or a path. Raises UserError where there is none."""
+    path = run / CHECKPOINTS / f"{ckpt}.ckpt" if ckpt in ("best", "last") else Path(ckpt)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the run was stopped before its first epoch ended, or it was moved")
+    return path
+
+
+def write_config(run: Path, options: dict[str, Any]) -> None:
+    """Every option resolved; `--config` on the file repeats the run."""
+    write_text(run / CONFIG, yaml.safe_dump(options, sort_keys=False))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The options of a run. Raises UserError where the file is damaged."""
+    path = run / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no options; expected one `name: value` a line")
+    return config
+
+
+def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
+    write_text(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with an interrupted run."""
+    return f"python scripts/train.py --config {shlex.quote(str(run / CONFIG))} --resume {shlex.quote(str(run))}"

@@ -1,0 +1,160 @@
+"""Training: options to run folder. Heavy imports stand inside the functions, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs import (
+    CHECKPOINTS,
+    PREDICTIONS,
+    find_checkpoint,
+    find_run,
+    new_run,
+    resume_command,
+    write_config,
+)
+
+Dataset = Literal["fashion_mnist", "drawn", "auto"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+
+
+def train(
+    *,
+    dataset: Dataset = "fashion_mnist",
+    data_dir: str = DATA_DIR,
+    val_fraction: OpenUnitInterval = 0.1,
+    model: Literal["seed"] = "seed",
+    max_epochs: PositiveInt = 30,
+    batch_size: PositiveInt = 128,
+    lr: PositiveFloat = 1e-3,
+    patience: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
+    accelerator: Accelerator = "auto",
+    devices: int | str = 1,
+    precision: Precision = "32-true",
+    limit_train_batches: PositiveInt | PositiveFloat = 1.0,
+    test: bool = True,
+    log_dir: str = LOG_DIR,
+    resume: str | None = None,
+    fast_dev_run: bool = False,
+) -> None:
+    """Train on Fashion-MNIST, then test the best checkpoint and print its figures beside the original's.
+
+    Args:
+        dataset: fashion_mnist; drawn, a stand-in that needs no file; auto, the first that can be had.
+        data_dir: Folder with torchvision's layout or with the four files, packed or not. Missing ones are downloaded
+            into it. The environment variable FMNIST_DATA_DIR sets the default.
+        val_fraction: Share of the training set, balanced by class, that is kept for validation.
+        model: The net: seed is the original's.
+        max_epochs: Passes over the training set.
+        batch_size: Images in a step, all devices together.
+        lr: Learning rate of Adam.
+        patience: Stop after so many epochs without a better val/accuracy.
+        seed: Of weights, order and dropout. The validation cut does not depend on it.
+        accelerator: Where to compute.
+        devices: Which device, as Lightning names them. This version trains on one.
+        precision: Arithmetic, as Lightning names it.
+        limit_train_batches: Steps in an epoch, or the share of the training set if below 1.
+        test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
+        log_dir: Folder of the run folders version_N.
+        resume: Run folder to go on in, or last. Give that run's options too, by --config RUN_DIR/config.yaml.
+        fast_dev_run: One batch of training, validation and test each, to see that all works. Writes nothing.
+    """
+    options = dict(locals())
+    import lightning as L
+
+    from fmnist_lightning.console import DATASET_NAMES, quiet
+    from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
+    from fmnist_lightning.evaluation import run_test_loop
+    from fmnist_lightning.module import Classifier
+
+    quiet()
+    options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
+    check_devices(accelerator, devices, precision)
+    # The run folder comes after all that can go wrong with options, so that a mistake leaves no empty run behind.
+    run = None if fast_dev_run else find_run(resume, Path(log_dir)) if resume else new_run(Path(log_dir))
+    L.seed_everything(seed, verbose=False)
+    datamodule = FashionMNISTDataModule(resolved, data_dir, batch_size, val_fraction, seed)
+    module = Classifier(model, lr)
+    outputs = output_options(run, DATASET_NAMES[resolved], patience)
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+        max_epochs=max_epochs,
+        limit_train_batches=limit_train_batches,
+        fast_dev_run=fast_dev_run,
+        log_every_n_steps=1,  # all scalars are by the epoch
+        **outputs,
+    )
+    if run is None:
+        trainer.fit(module, datamodule)
+        trainer.test(module, datamodule, verbose=False)
+        print("smoke run passed: one batch of training, validation and test; nothing was written")
+        return
+    write_config(run, {**options, "resume": None})
+    print(f"run folder: {run}", flush=True)
+    checkpoint = find_checkpoint(run, "last") if resume else None
+    outputs["logger"].log_hyperparams(options)
+    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    if test:
+        run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
+
+
+def check_devices(accelerator: str, devices: int | str, precision: str) -> None:
+    """Raise UserError where this machine has no such device, or the options name more than one."""
+    import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
+    try:
+        fabric = L.Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        cure = "use --accelerator auto, which takes what this machine has"
+        raise UserError(f"{asked}: {error}; {cure}") from error
+    if fabric.world_size != 1:
+        raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
+
+
+def output_options(run: Path | None, label: str, patience: int | None) -> dict[str, Any]:
+    """The Trainer's options that say what is shown and what is written; `run` is None in a smoke run."""
+    from lightning.pytorch.callbacks import (
+        EarlyStopping,
+        LearningRateMonitor,
+        ModelCheckpoint,
+        ModelSummary,
+        Timer,
+        TQDMProgressBar,
+    )
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from fmnist_lightning.callbacks import EpochLines, HParams, Predictions, StopOnSignal, Throughput
+    from fmnist_lightning.checkpoint import AtomicCheckpointIO
+
+    shown = [ModelSummary(), TQDMProgressBar() if sys.stderr.isatty() else EpochLines(label)]
+    # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
+    display = {"enable_progress_bar": sys.stderr.isatty(), "enable_model_summary": False}
+    stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
+    if run is None:
+        return {"callbacks": [*shown, StopOnSignal(None, ""), *stopping], **display}
+    best = ModelCheckpoint(
+        run / CHECKPOINTS,
+        filename="best",
+        monitor="val/accuracy",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    stop = StopOnSignal(run / CHECKPOINTS / "last.ckpt", f"saved; to go on: {resume_command(run)}")
+    recorders = [Timer(), Throughput(), LearningRateMonitor("epoch"), HParams(), Predictions(run / PREDICTIONS)]
+    return {
+        "callbacks": [*recorders, *shown, *stopping, stop, best],
+        "logger": TensorBoardLogger(run.parent, name="", version=run.name, log_graph=True, default_hp_metric=False),
+        "plugins": [AtomicCheckpointIO()],
+        **display,
+    }

@@ -1,0 +1,166 @@
+"""What the tests share: tiny data of their own, the real data where it is, a mirror, and the program in-process."""
+
+import gzip
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before Keras is imported: the backend to compare with, and no file of its own in the user's home.
+os.environ["KERAS_BACKEND"] = "torch"
+os.environ["KERAS_HOME"] = os.devnull
+
+from fmnist_lightning import cli, download, drawn
+from fmnist_lightning.data import FILES, FileSpec
+
+TINY = {"train": 120, "t10k": 40}  # images in the tiny sets
+IN_CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture
+def real_data_dir() -> Path:
+    """The folder of the genuine files; without it the test is skipped, and in CI fails."""
+    folder = os.environ.get("FMNIST_DATA_DIR")
+    if folder:
+        return Path(folder).resolve()
+    reason = "FMNIST_DATA_DIR does not name the genuine Fashion-MNIST"
+    return pytest.fail(reason) if IN_CI else pytest.skip(reason)
+
+
+@pytest.fixture
+def tiny_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Four small IDX files, which the program then takes for the genuine ones."""
+    from torchvision.datasets import FashionMNIST
+
+    rng = np.random.default_rng(0)
+    files = {}
+    for prefix, count in TINY.items():
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for name, values in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            files[name] = header + values.tobytes()
+            spec = FileSpec(len(files[name]), hashlib.sha256(files[name]).hexdigest())
+            monkeypatch.setitem(FILES, name, spec)
+    md5s = [(f"{name}.gz", hashlib.md5(pack(content)).hexdigest()) for name, content in files.items()]  # noqa: S324
+    monkeypatch.setattr(FashionMNIST, "resources", md5s)
+    return files
+
+
+def pack(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
+@pytest.fixture
+def tiny_dir(tiny_files: dict[str, bytes], tmp_path: Path) -> Path:
+    """A folder that holds the four small files, unpacked, without torchvision's layout."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name, content in tiny_files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+class Mirror:
+    """A local HTTP server that answers each path by a function, and counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.asked: list[str] = []
+        self.contacts = 0
+        mirror = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.rpartition("/")[2]
+                mirror.contacts += 1
+                # torchvision first looks for redirects, by a GET whose body it does not read.
+                if self.headers.get("Method") != "HEAD":
+                    mirror.asked.append(name)
+                mirror.answers.get(name, lambda handler: handler.send_error(404))(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def serve(self, name: str, body: bytes, length: int | None = None) -> None:
+        """Answer `name` with `body`; a larger `length` makes it a transfer that breaks off."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(length or len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        self.answers[name] = answer
+
+
+@pytest.fixture
+def new_mirror() -> Iterator[Callable[[], Mirror]]:
+    mirrors: list[Mirror] = []
+
+    def start() -> Mirror:
+        mirrors.append(Mirror())
+        return mirrors[-1]
+
+    yield start
+    for mirror in mirrors:
+        mirror.server.shutdown()
+        mirror.server.server_close()
+
+
+@pytest.fixture
+def mirror(new_mirror: Callable[[], Mirror], tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    """The only mirror that the program knows, with the four small files, packed."""
+    started = new_mirror()
+    for name, content in tiny_files.items():
+        started.serve(f"{name}.gz", pack(content))
+    use_mirrors(monkeypatch, started.url)
+    return started
+
+
+def use_mirrors(monkeypatch: pytest.MonkeyPatch, first: str, second: str | None = None) -> None:
+    """Replace the built-in mirrors, and don't wait between attempts."""
+    from torchvision.datasets import FashionMNIST
+
+    monkeypatch.setattr(FashionMNIST, "mirrors", [first])
+    monkeypatch.setattr(download, "AUTHORS_MIRROR", second or first)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0)
+
+
+NOWHERE = "http://127.0.0.1:9/"  # the discard port: nothing listens, so a connection is refused at once
+
+
+@pytest.fixture
+def small_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 + 200 drawn garments instead of 60,000 + 10,000."""
+    monkeypatch.setitem(drawn.PER_CLASS, "train", 60)
+    monkeypatch.setitem(drawn.PER_CLASS, "test", 20)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple]]:
+    """Call a script's function as its command line would: (exit status, what it printed)."""
+    handlers = {number: signal.getsignal(number) for number in cli.SIGNALS}
+
+    def call(command: Callable[..., object], *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", [command.__name__, *map(str, arguments)])
+        try:
+            status = cli.run(command)
+        except SystemExit as leaving:
+            status = leaving.code
+        output = capsys.readouterr()
+        return status, output.out + output.err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
