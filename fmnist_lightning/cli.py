@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from jsonargparse import auto_parser
@@ -48,8 +49,7 @@ def complete_flags(command: Callable[..., Any], arguments: list[str]) -> list[st
     """`--flag` alone means `--flag true`, which jsonargparse asks for in full."""
     parameters = inspect.signature(command).parameters.values()
     flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
-    following = [*arguments[1:], "--"]
     return [
         f"{argument}=true" if argument in flags and after.startswith("-") else argument
-        for argument, after in zip(arguments, following, strict=True)
+        for argument, after in zip_longest(arguments, arguments[1:], fillvalue="--")
     ]

@@ -11,7 +11,7 @@ DATASET_NAMES = {"fashion_mnist": "Fashion-MNIST", "drawn": "DRAWN STAND-IN, not
 LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
 
 # Advertising, and statements that are untrue or no news here.
-UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "was configured so 100%")
+UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ")
 UNTRUE_WARNINGS = (
     # Batches come by one gather from memory, so loader workers would only slow them down.
     ".*does not have many workers.*",

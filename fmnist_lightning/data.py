@@ -136,7 +136,7 @@ def load_split(data_dir: Path, *, train: bool) -> Split:
 def stratified_cut(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Sorted indices of the larger and of the smaller part, which has `fraction` of each class.
 
-    Raises ValueError where a part would be empty.
+    Raises DataError where a part would be empty.
     """
     generator = torch.Generator().manual_seed(seed)
     cut = []
@@ -147,5 +147,5 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, 
     smaller = torch.cat(cut).sort().values
     larger = torch.ones(len(labels), dtype=torch.bool).index_fill(0, smaller, False).nonzero().flatten()
     if not len(smaller) or not len(larger):
-        raise ValueError(f"a fraction of {fraction} of {len(labels):,} images leaves one part empty")
+        raise DataError(f"a fraction of {fraction} of {len(labels):,} images leaves one part empty: choose another one")
     return larger, smaller

@@ -32,10 +32,10 @@ def resolve_dataset(dataset: str, data_dir: Path) -> str:
 
 
 DRAWN_NOTICE = """
-*****************************************************************************
-*  NOT FASHION-MNIST: this run uses the drawn stand-in (--dataset drawn).   *
+******************************************************************************
+*  NOT FASHION-MNIST: this run uses the drawn stand-in (--dataset drawn).    *
 *  Its figures show that everything works. They say nothing of the data set. *
-*****************************************************************************"""
+******************************************************************************"""
 
 
 class FashionMNISTDataModule(L.LightningDataModule):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.module import Classifier
 
+# Those of a run's options that say which data it has.
+DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
+
 
 def evaluate(
     *,
@@ -40,7 +43,7 @@ def evaluate(
         log_dir: Folder of the run folders version_N.
     """
     folder = find_run(run, Path(log_dir))
-    options = read_config(folder)
+    options = read_config(folder, required=(*DATA_OPTIONS, "model", "lr", "precision"))
     path = find_checkpoint(folder, ckpt)
     given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision}
     options |= {name: value for name, value in given.items() if value is not None}
@@ -53,8 +56,7 @@ def evaluate(
 
     quiet()
     check_devices(accelerator, devices, options["precision"])
-    data_options = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
-    datamodule = FashionMNISTDataModule(**{name: options[name] for name in data_options})
+    datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     module = Classifier(options["model"], options["lr"])
     trainer = L.Trainer(
         accelerator=accelerator,

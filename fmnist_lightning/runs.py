@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def write_config(run: Path, options: dict[str, Any]) -> None:
     write_text(run / CONFIG, yaml.safe_dump(options, sort_keys=False))
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """The options of a run. Raises UserError where the file is damaged."""
+def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of a run. Raises UserError where the file is damaged or lacks a `required` one."""
     path = run / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -87,6 +88,8 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no options; expected one `name: value` a line")
+    if missing := [name for name in required if name not in config]:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it was edited, or is another program's")
     return config
 
 

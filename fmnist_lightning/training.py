@@ -37,7 +37,6 @@ def train(
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
     precision: Precision = "32-true",
-    limit_train_batches: PositiveInt | PositiveFloat = 1.0,
     test: bool = True,
     log_dir: str = LOG_DIR,
     resume: str | None = None,
@@ -59,7 +58,6 @@ def train(
         accelerator: Where to compute.
         devices: Which device, as Lightning names them. This version trains on one.
         precision: Arithmetic, as Lightning names it.
-        limit_train_batches: Steps in an epoch, or the share of the training set if below 1.
         test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         log_dir: Folder of the run folders version_N.
         resume: Run folder to go on in, or last. Give that run's options too, by --config RUN_DIR/config.yaml.
@@ -87,7 +85,6 @@ def train(
         devices=devices,
         precision=precision,
         max_epochs=max_epochs,
-        limit_train_batches=limit_train_batches,
         fast_dev_run=fast_dev_run,
         log_every_n_steps=1,  # all scalars are by the epoch
         **outputs,
@@ -142,18 +139,14 @@ def output_options(run: Path | None, label: str, patience: int | None) -> dict[s
     stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
     if run is None:
         return {"callbacks": [*shown, StopOnSignal(None, ""), *stopping], **display}
-    best = ModelCheckpoint(
-        run / CHECKPOINTS,
-        filename="best",
-        monitor="val/accuracy",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    keep = {"dirpath": run / CHECKPOINTS, "enable_version_counter": False}
+    best = ModelCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max")
+    # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
+    last = ModelCheckpoint(**keep, filename="last")
     stop = StopOnSignal(run / CHECKPOINTS / "last.ckpt", f"saved; to go on: {resume_command(run)}")
     recorders = [Timer(), Throughput(), LearningRateMonitor("epoch"), HParams(), Predictions(run / PREDICTIONS)]
     return {
-        "callbacks": [*recorders, *shown, *stopping, stop, best],
+        "callbacks": [*recorders, *shown, *stopping, stop, best, last],
         "logger": TensorBoardLogger(run.parent, name="", version=run.name, log_graph=True, default_hp_metric=False),
         "plugins": [AtomicCheckpointIO()],
         **display,

@@ -127,5 +127,5 @@ def test_the_validation_cut_is_balanced_disjoint_and_fixed_by_its_seed() -> None
 
 
 def test_a_cut_that_leaves_a_part_empty_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves one part empty"):
+    with pytest.raises(DataError, match="leaves one part empty"):
         stratified_cut(torch.arange(10), 0.1, seed=0)

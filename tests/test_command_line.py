@@ -1,0 +1,237 @@
+"""What a user can do wrong, with its message and exit status; and how a program stops when it is asked to."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import NOWHERE, use_mirrors
+from fmnist_lightning.cli import complete_flags, parse
+from fmnist_lightning.data import FILES
+from fmnist_lightning.evaluation import evaluate
+from fmnist_lightning.runs import write_config
+from fmnist_lightning.training import train
+
+Program = Callable[..., tuple[int, str]]
+ROOT = Path(__file__).parent.parent
+DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
+
+
+@pytest.mark.parametrize("command", [train, evaluate])
+def test_help_names_every_option_with_its_meaning(program: Program, command: Callable[..., None]) -> None:
+    status, output = program(command, "--help")
+    assert status == 0
+    for option in command.__kwdefaults__:
+        # jsonargparse prints "--option VALUE   Meaning", or the meaning on the next line.
+        assert re.search(rf"--{option} [^\n]*\s+[A-Z0-9][\w,.']+ \w+|--{option} .*\n\s+\w+", output), option
+        assert option in parse(command, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--learning_rate", "1"], "--learning_rate"),
+        (["--batch_size", "0"], 'key "batch_size"'),
+        (["--batch_size", "many"], 'key "batch_size"'),
+        (["--lr", "-1"], 'key "lr"'),
+        (["--lr", "nan"], 'key "lr"'),
+        (["--val_fraction", "1"], 'key "val_fraction"'),
+        (["--max_epochs", "1.5"], 'key "max_epochs"'),
+        (["--seed", "-1"], 'key "seed"'),
+        (["--patience", "0"], 'key "patience"'),
+        (["--dataset", "mnist"], "fashion_mnist"),
+        (["--model", "resnet"], 'key "model"'),
+        (["--precision", "8"], "32-true"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_wrong_option_is_named_and_ends_with_2(program: Program, arguments: list[str], words: str) -> None:
+    status, output = program(train, *arguments)
+    assert status == 2
+    assert words in output
+
+
+def test_an_unknown_option_in_a_recipe_is_named(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1\n")
+    status, output = program(train, "--config", tmp_path / "recipe.yaml")
+    assert status == 2
+    assert "learning_rate" in output
+
+
+def test_a_flag_alone_means_true() -> None:
+    assert complete_flags(train, ["--fast_dev_run"]) == ["--fast_dev_run=true"]
+    assert complete_flags(train, ["--fast_dev_run", "--seed", "1"]) == ["--fast_dev_run=true", "--seed", "1"]
+    assert complete_flags(train, ["--fast_dev_run", "false"]) == ["--fast_dev_run", "false"]
+    assert parse(train, ["--fast_dev_run"])["fast_dev_run"] is True
+
+
+def test_no_data_and_no_network_is_an_error_with_its_cure(
+    program: Program, tmp_path: Path, tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mirrors(monkeypatch, NOWHERE)
+    logs = tmp_path / "logs"
+    status, output = program(train, "--data_dir", tmp_path / "data", "--log_dir", logs)
+    assert status == 1
+    assert "error: train-images-idx3-ubyte is not in" in output
+    assert "--dataset drawn" in output
+    assert "Traceback" not in output
+    assert not logs.exists()
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_a_broken_file_without_a_network_is_an_error_that_names_it(
+    program: Program, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    use_mirrors(monkeypatch, NOWHERE)
+    (tiny_dir / name).write_bytes((tiny_dir / name).read_bytes()[:-1])
+    status, output = program(train, "--data_dir", tiny_dir)
+    assert status == 1
+    assert f"{tiny_dir / name} holds" in output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_no_gpu_is_an_error_with_its_cure(program: Program, tmp_path: Path) -> None:
+    status, output = program(train, "--dataset", "drawn", "--accelerator", "gpu", "--log_dir", tmp_path / "logs")
+    assert status == 1
+    assert "--accelerator gpu" in output
+    assert "--accelerator auto" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("devices", ["2", "-3", "zero"])
+def test_devices_that_cannot_be_had_are_refused(program: Program, tmp_path: Path, devices: str) -> None:
+    status, output = program(train, *DRAWN, "--devices", devices, "--log_dir", tmp_path / "logs")
+    assert status == 1
+    assert f"--devices {devices}" in output
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_log_folder_that_cannot_be_written_is_an_error_with_its_cure(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, output = program(train, *DRAWN, "--log_dir", tmp_path / "file" / "logs")
+    assert status == 1
+    assert "can't be written" in output
+    assert "--log_dir" in output
+
+
+def test_a_cut_that_leaves_no_validation_image_is_an_error(program: Program, tmp_path: Path, small_drawn: None) -> None:
+    status, output = program(train, *DRAWN, "--val_fraction", "0.001", "--log_dir", tmp_path / "logs")
+    assert status == 1
+    assert "leaves one part empty" in output
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda folder: None, "is not a folder"),
+        (lambda folder: folder.mkdir(), "config.yaml is missing"),
+        (lambda folder: (folder.mkdir(), write_config(folder, {})), "config.yaml lacks dataset"),
+        (lambda folder: (folder.mkdir(), (folder / "config.yaml").write_text("- 1")), "holds no options"),
+        (
+            lambda folder: ((folder / "checkpoints").mkdir(parents=True), (folder / "checkpoints/best.ckpt").touch()),
+            "config.yaml is missing",
+        ),
+    ],
+)
+def test_an_empty_or_missing_run_is_named(
+    program: Program, tmp_path: Path, prepare: Callable[[Path], object], words: str
+) -> None:
+    prepare(tmp_path / "run")
+    status, output = program(evaluate, "--run", tmp_path / "run")
+    assert status == 1
+    assert words in output
+    assert str(tmp_path / "run") in output
+
+
+def test_no_run_at_all_is_named(program: Program, tmp_path: Path) -> None:
+    status, output = program(evaluate, "--log_dir", tmp_path)
+    assert status == 1
+    assert "train first" in output
+
+
+@pytest.fixture
+def trained(program: Program, tmp_path: Path, small_drawn: None) -> Path:
+    status, output = program(train, *DRAWN, "--max_epochs", 1, "--test", "false", "--log_dir", tmp_path / "logs")
+    assert status == 0, output
+    return tmp_path / "logs" / "version_0"
+
+
+def test_a_checkpoint_of_another_net_is_refused(program: Program, trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    name, weight = next(iter(checkpoint["state_dict"].items()))
+    checkpoint["state_dict"][name] = weight[:-1]
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    status, output = program(evaluate, "--run", trained, "--ckpt", tmp_path / "other.ckpt")
+    assert status == 1
+    assert "weights of another net" in output
+    assert not (trained / "metrics.json").exists()
+
+
+def test_a_damaged_checkpoint_is_refused(program: Program, trained: Path) -> None:
+    path = trained / "checkpoints" / "best.ckpt"
+    path.write_bytes(path.read_bytes()[:-100])
+    status, output = program(evaluate, "--run", trained)
+    assert status == 1
+    assert "can't be read as a checkpoint" in output
+
+
+def test_a_config_that_lacks_an_option_is_named(program: Program, trained: Path) -> None:
+    config = trained / "config.yaml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("lr")))
+    status, output = program(evaluate, "--run", trained)
+    assert status == 1
+    assert "lr" in output
+    assert "Traceback" not in output
+
+
+def start_training(tmp_path: Path) -> tuple[subprocess.Popen[str], list[str]]:
+    """A training of its own process that is well under way, and the lines that it prints."""
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *DRAWN, "--max_epochs", "50"]
+    process = subprocess.Popen(
+        [*command, "--log_dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    lines: list[str] = []
+    under_way = threading.Event()
+
+    def read() -> None:
+        for line in process.stdout:
+            lines.append(line)
+            if "Total Flops" in line:  # the summary's last line; the first steps follow
+                under_way.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    assert under_way.wait(120), "".join(lines)
+    time.sleep(3)
+    return process, lines
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_prints_the_command_that_goes_on(
+    tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    process, lines = start_training(tmp_path)
+    with process:
+        process.send_signal(signum)
+        assert process.wait(60) == status, "".join(lines)
+    output = "".join(lines)
+    run = tmp_path / "version_0"
+    assert f"--resume {run}" in output
+    assert "Traceback" not in output
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] > 0
+    [state] = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert state["epoch"] * 422 + state["batches_done"] == checkpoint["global_step"]

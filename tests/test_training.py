@@ -1,0 +1,213 @@
+"""Runs from end to end, in this process, on a small drawn set."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.metrics import accuracy_score
+
+from conftest import NOWHERE, Mirror, use_mirrors
+from fmnist_lightning.checkpoint import read_checkpoint
+from fmnist_lightning.data import FILES, load_split
+from fmnist_lightning.datamodule import FashionMNISTDataModule
+from fmnist_lightning.drawn import load_drawn
+from fmnist_lightning.evaluation import evaluate
+from fmnist_lightning.runs import numbered_runs
+from fmnist_lightning.training import train
+from test_metrics import by_scikit_learn
+
+Program = Callable[..., tuple[int, str]]
+pytestmark = pytest.mark.usefixtures("small_drawn")
+
+
+def small_run(program: Program, log_dir: Path, *arguments: object) -> tuple[Path, str]:
+    """Train on the small drawn set; the run folder and what was printed."""
+    options = [
+        "--dataset",
+        "drawn",
+        "--max_epochs",
+        2,
+        "--batch_size",
+        50,
+        "--log_dir",
+        log_dir,
+        "--accelerator",
+        "cpu",
+    ]
+    status, output = program(train, *options, *arguments)
+    assert status == 0, output
+    runs = numbered_runs(log_dir)
+    return runs[max(runs)], output
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_a_run_folder_holds_what_the_design_names(program: Program, tmp_path: Path) -> None:
+    run, output = small_run(program, tmp_path)
+    names = {path.name for path in run.rglob("*") if "tfevents" not in path.name}
+    assert names == {
+        "checkpoints", "best.ckpt", "last.ckpt", "config.yaml", "hparams.yaml", "metrics.json", "predictions.npz",
+    }  # fmt: skip
+    assert any("tfevents" in path.name for path in run.iterdir())
+    metrics = metrics_of(run)
+    assert metrics["dataset"] == "drawn"
+    assert metrics["split"] == "test"
+    assert metrics["n"] == 200
+    assert metrics["seed"] == 0
+    assert metrics["epochs"] == 2
+    assert metrics["parameters"] == 225034
+    assert metrics["arithmetic"] == "32-true"
+    assert metrics["training_seconds"] > 0
+    assert set(metrics["git"]) == {"commit", "dirty"}
+    assert "DRAWN STAND-IN" in output
+    assert "epoch 2/2" in output
+
+
+def test_predictions_are_in_file_order_and_give_the_metrics(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--max_epochs", 4, "--batch_size", 16)
+    predictions = np.load(run / "predictions.npz")
+    probs, labels = predictions["probs"], predictions["labels"]
+    assert probs.shape == (200, 10)
+    assert probs.dtype == np.float32
+    assert labels.dtype == np.int64
+    assert np.array_equal(labels, load_drawn(train=False).labels.numpy())
+    metrics = metrics_of(run)
+    reference = by_scikit_learn(probs.astype(np.float64) / probs.sum(1, keepdims=True, dtype=np.float64), labels)
+    assert {name: metrics[name] for name in reference} == pytest.approx(reference, abs=1e-6)
+
+
+def test_checkpoints_load_without_code_and_options_are_plain(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--patience", 5)
+    for name in ("best", "last"):
+        checkpoint = read_checkpoint(run / "checkpoints" / f"{name}.ckpt")
+        assert {type(value) for value in checkpoint["hyper_parameters"].values()} <= {str, int, float, bool}
+    assert yaml.safe_load((run / "config.yaml").read_text())["patience"] == 5
+
+
+def test_best_is_the_epoch_of_the_highest_validation_accuracy(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--max_epochs", 4, "--lr", 0.003)
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    [state] = [state for state in checkpoint["callbacks"].values() if state.get("monitor") == "val/accuracy"]
+    datamodule = FashionMNISTDataModule("drawn", batch_size=50)
+    datamodule.setup("fit")
+    from fmnist_lightning.module import Classifier
+
+    module = Classifier()
+    module.load_state_dict(read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"])
+    images, labels = datamodule.splits["val"]
+    predicted = module.eval()(images).argmax(dim=1)
+    assert accuracy_score(labels, predicted) == pytest.approx(state["best_model_score"].item())
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    return all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items())
+
+
+def test_two_runs_with_one_seed_end_in_equal_weights_bit_for_bit(program: Program, tmp_path: Path) -> None:
+    first, _ = small_run(program, tmp_path)
+    second, _ = small_run(program, tmp_path)
+    other, _ = small_run(program, tmp_path, "--seed", 1)
+    assert same_weights(first, second)
+    assert not same_weights(first, other)
+    assert (first / "predictions.npz").read_bytes() == (second / "predictions.npz").read_bytes()
+
+
+def test_a_runs_config_repeats_it(program: Program, tmp_path: Path) -> None:
+    first, _ = small_run(program, tmp_path, "--seed", 3, "--lr", 0.002)
+    status, output = program(train, "--config", first / "config.yaml")
+    assert status == 0, output
+    assert same_weights(first, tmp_path / "version_1")
+
+
+@pytest.mark.parametrize("batch_size", [1, 37, 200, 1000])
+def test_the_test_loop_counts_each_image_once_at_any_batch_size(
+    program: Program, tmp_path: Path, batch_size: int
+) -> None:
+    run, _ = small_run(program, tmp_path)
+    before = metrics_of(run)
+    status, output = program(evaluate, "--log_dir", tmp_path, "--batch_size", batch_size, "--accelerator", "cpu")
+    assert status == 0, output
+    after = metrics_of(run)
+    assert after["n"] == 200
+    names = ("accuracy", "precision", "recall", "f1", "auroc")
+    assert {name: after[name] for name in names} == pytest.approx({name: before[name] for name in names}, abs=1e-6)
+
+
+def test_a_resumed_run_goes_on_in_its_folder(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path)
+    first_steps = read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
+    status, output = program(train, "--config", run / "config.yaml", "--max_epochs", 3, "--resume", run)
+    assert status == 0, output
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == first_steps * 3 // 2
+    assert metrics_of(run)["epochs"] == 3
+    assert list(numbered_runs(tmp_path)) == [0]
+
+
+def test_early_stopping_stops_early(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--max_epochs", 30, "--lr", 1e-12, "--patience", 2)
+    assert metrics_of(run)["epochs"] == 3
+
+
+def test_the_test_set_stays_shut_without_the_test(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    load = FashionMNISTDataModule.load
+    monkeypatch.setattr(
+        FashionMNISTDataModule, "load", lambda self, *, train: opened.append(train) or load(self, train=train)
+    )
+    run, _ = small_run(program, tmp_path, "--test", "false")
+    assert opened == [True]
+    assert not (run / "metrics.json").exists()
+
+
+def test_a_smoke_run_writes_nothing(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, output = program(train, "--dataset", "drawn", "--fast_dev_run", "--accelerator", "cpu")
+    assert status == 0, output
+    assert "smoke run passed" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_takes_the_real_data_where_it_can_be_had(program: Program, tmp_path: Path, mirror: Mirror) -> None:
+    data = tmp_path / "data"
+    run, output = small_run(program, tmp_path / "logs", "--dataset", "auto", "--data_dir", data, "--max_epochs", 1)
+    assert "NOT FASHION-MNIST" not in output
+    assert metrics_of(run)["dataset"] == "fashion_mnist"
+    assert yaml.safe_load((run / "config.yaml").read_text())["dataset"] == "fashion_mnist"
+    assert len(load_split(data, train=True).labels) == 120
+    assert len(mirror.asked) == len(FILES)
+
+
+def test_auto_takes_the_drawn_set_elsewhere_and_says_so_loudly(
+    program: Program, tmp_path: Path, tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mirrors(monkeypatch, NOWHERE)
+    run, output = small_run(
+        program, tmp_path / "logs", "--dataset", "auto", "--data_dir", tmp_path / "data", "--max_epochs", 1
+    )
+    assert "NOT FASHION-MNIST" in output
+    assert metrics_of(run)["dataset"] == "drawn"
+    assert yaml.safe_load((run / "config.yaml").read_text())["dataset"] == "drawn"
+
+
+def test_the_validation_cut_is_the_same_for_every_seed() -> None:
+    cuts = []
+    for seed in (0, 1):
+        datamodule = FashionMNISTDataModule("drawn", seed=seed)
+        datamodule.setup("fit")
+        cuts.append(datamodule.splits["val"].images)
+        assert len(datamodule.splits["train"].labels) == 540
+        assert datamodule.splits["val"].labels.bincount().tolist() == [6] * 10
+    assert torch.equal(*cuts)
