@@ -139,7 +139,7 @@ def output_options(run: Path | None, label: str, patience: int | None) -> dict[s
     stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
     if run is None:
         return {"callbacks": [*shown, StopOnSignal(None, ""), *stopping], **display}
-    keep = {"dirpath": run / CHECKPOINTS, "enable_version_counter": False}
+    keep: dict[str, Any] = {"dirpath": run / CHECKPOINTS, "enable_version_counter": False}
     best = ModelCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max")
     # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
     last = ModelCheckpoint(**keep, filename="last")

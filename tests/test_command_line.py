@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import NOWHERE, use_mirrors
+
 from fmnist_lightning.cli import complete_flags, parse
 from fmnist_lightning.data import FILES
 from fmnist_lightning.evaluation import evaluate

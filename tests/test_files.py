@@ -14,9 +14,14 @@ from fmnist_lightning.files import atomic_write, write_text
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_text(path, "good")
-    with pytest.raises(RuntimeError, match="power"), atomic_write(path) as file:
-        file.write(b"hal")
-        raise RuntimeError("power went out")
+
+    def interrupted_write() -> None:
+        with atomic_write(path) as file:
+            file.write(b"hal")
+            raise RuntimeError("power went out")
+
+    with pytest.raises(RuntimeError, match="power"):
+        interrupted_write()
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sklearn.metrics import accuracy_score
-
 from conftest import NOWHERE, Mirror, use_mirrors
+from sklearn.metrics import accuracy_score
+from test_metrics import by_scikit_learn
+
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.data import FILES, load_split
 from fmnist_lightning.datamodule import FashionMNISTDataModule
@@ -19,7 +20,6 @@ from fmnist_lightning.drawn import load_drawn
 from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
-from test_metrics import by_scikit_learn
 
 Program = Callable[..., tuple[int, str]]
 pytestmark = pytest.mark.usefixtures("small_drawn")
