@@ -29,7 +29,7 @@ def train(
     data_dir: str = DATA_DIR,
     val_fraction: OpenUnitInterval = 0.1,
     model: Literal["seed"] = "seed",
-    max_epochs: PositiveInt = 30,
+    max_epochs: PositiveInt = 40,
     batch_size: PositiveInt = 128,
     lr: PositiveFloat = 1e-3,
     patience: PositiveInt | None = None,
