@@ -1,0 +1,71 @@
+"""Records of final runs, `results/RECIPE/seed_N.json`, and README's table made from them."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from fmnist_lightning.console import LABELS
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import write_text
+from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL
+from fmnist_lightning.runs import METRICS
+
+BEGIN, END = "<!-- results: begin; made by `make results` -->", "<!-- results: end -->"
+
+
+def add_record(run: Path, recipe: str, results: Path) -> Path:
+    """Keep the metrics of a finished run as the record of a recipe's seed; returns the file.
+
+    Raises UserError where the run was not tested, or not on Fashion-MNIST.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    if metrics["dataset"] != "fashion_mnist":
+        raise UserError(f"{run} was tested on {metrics['dataset']}; a record needs fashion_mnist")
+    record = results / recipe / f"seed_{metrics['seed']}.json"
+    write_text(record, path.read_text(encoding="utf-8"))
+    return record
+
+
+def read_records(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """All records by recipe, each in the order of seeds."""
+    recipes = sorted(folder for folder in results.iterdir() if folder.is_dir())
+    read = {
+        folder.name: [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("seed_*.json")]
+        for folder in recipes
+    }
+    return {recipe: sorted(records, key=lambda record: record["seed"]) for recipe, records in read.items()}
+
+
+def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
+    """A Markdown table: the original's figures, then mean ± standard deviation over each recipe's seeds, per cent."""
+    lines = [
+        "| test set, per cent | " + " | ".join(LABELS[name] for name in METRIC_NAMES) + " | seeds | commit |",
+        "|---" * (len(METRIC_NAMES) + 3) + "|",
+        "| original (Keras) | " + " | ".join(f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES) + " | 1 | |",
+    ]
+    for recipe, runs in records.items():
+        cells = [mean_and_spread([100 * run[name] for run in runs]) for name in METRIC_NAMES]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        commits = ", ".join(sorted({run["git"]["commit"][:7] for run in runs}))
+        lines.append(f"| `recipes/{recipe}.yaml` | {' | '.join(cells)} | {seeds} | {commits} |")
+    return "\n".join(lines)
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation; the mean alone of a single value."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def update_readme(readme: Path, table: str) -> None:
+    """Put the table between its two marks. Raises UserError where they are missing."""
+    text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{readme} lacks the lines {BEGIN} and {END}, between which the table goes")
+    write_text(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")

@@ -1,0 +1,72 @@
+"""README's figures are those of the records, and of nothing else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.records import BEGIN, END, add_record, mean_and_spread, read_records, results_table, update_readme
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readmes_table_is_made_from_the_records() -> None:
+    table = results_table(read_records(ROOT / "results"))
+    assert f"{BEGIN}\n{table}\n{END}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_each_record_is_a_whole_test_set_of_a_clean_commit() -> None:
+    records = [record for runs in read_records(ROOT / "results").values() for record in runs]
+    assert records
+    for record in records:
+        assert record["dataset"] == "fashion_mnist"
+        assert record["n"] == 10000
+        assert record["git"]["dirty"] is False
+        assert len(record["git"]["commit"]) == 40
+
+
+def test_the_seed_recipe_reproduces_the_original_on_five_seeds() -> None:
+    runs = read_records(ROOT / "results")["seed"]
+    assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4]
+    assert np.mean([run["accuracy"] for run in runs]) >= 0.9139
+    assert np.mean([run["auroc"] for run in runs]) >= 0.9948
+
+
+def test_mean_and_spread_are_numpys() -> None:
+    values = [91.5, 92.0, 92.25]
+    assert mean_and_spread(values) == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert mean_and_spread([91.5]) == "91.50"
+
+
+def make_run(folder: Path, dataset: str) -> Path:
+    folder.mkdir()
+    record = dict.fromkeys(METRIC_NAMES, 0.5) | {"dataset": dataset, "seed": 7, "git": {"commit": "a" * 40}}
+    (folder / "metrics.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_run_becomes_a_record_and_a_row(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    record = add_record(make_run(tmp_path / "run", "fashion_mnist"), "tiny", results)
+    assert record == results / "tiny" / "seed_7.json"
+    assert "| `recipes/tiny.yaml` | 50.00 |" in results_table(read_records(results))
+
+
+def test_a_drawn_run_is_no_record(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tested on drawn"):
+        add_record(make_run(tmp_path / "run", "drawn"), "tiny", tmp_path / "results")
+
+
+def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="test the run first"):
+        add_record(tmp_path, "tiny", tmp_path / "results")
+
+
+def test_a_readme_without_its_marks_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("no marks")
+    with pytest.raises(UserError, match="lacks the lines"):
+        update_readme(tmp_path / "README.md", "table")
+    assert (tmp_path / "README.md").read_text() == "no marks"
