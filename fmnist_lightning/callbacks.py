@@ -129,10 +129,14 @@ class StopOnSignal(Callback):
 
 
 class Predictions(Callback):
-    """Collects the test loop's probabilities and writes them in file order, with the labels, as `.npz`."""
+    """Collects the test loop's probabilities and writes them as `.npz`.
 
-    def __init__(self, path: Path | None) -> None:
+    In file order: `probs` (n, 10) float32, `labels` (n,) int64; and `dataset`, a name.
+    """
+
+    def __init__(self, path: Path, dataset: str) -> None:
         self.path = path
+        self.dataset = dataset
         self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -142,7 +146,5 @@ class Predictions(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         indices, probs, labels = (torch.cat(part).cpu() for part in zip(*self.parts, strict=True))
         order = indices.argsort()
-        self.labels = labels[order]
-        if self.path:
-            with atomic_write(self.path) as file:
-                np.savez(file, probs=probs[order].float().numpy(), labels=self.labels.numpy())
+        with atomic_write(self.path) as file:
+            np.savez(file, probs=probs[order].float().numpy(), labels=labels[order].numpy(), dataset=self.dataset)

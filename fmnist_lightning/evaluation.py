@@ -65,7 +65,7 @@ def evaluate(
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        callbacks=[Predictions(folder / PREDICTIONS)],
+        callbacks=[Predictions(folder / PREDICTIONS, options["dataset"])],
     )
     run_test_loop(trainer, module, datamodule, folder, path)
 

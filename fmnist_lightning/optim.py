@@ -24,8 +24,8 @@ class KerasAdam(torch.optim.Adam):
         super().__init__(params, lr=lr, betas=KERAS_BETAS, eps=KERAS_EPSILON, fused=True)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; epsilon follows the number of steps taken, which the optimiser's state holds."""
+        """One step. Counted here too: torch's own count lies on the GPU, where reading it would wait."""
         for group in self.param_groups:
-            taken = next((int(self.state[p]["step"]) for p in group["params"] if p in self.state), 0)
-            group["eps"] = KERAS_EPSILON / (1 - group["betas"][1] ** (taken + 1)) ** 0.5
+            group["steps"] = group.get("steps", 0) + 1
+            group["eps"] = KERAS_EPSILON / (1 - group["betas"][1] ** group["steps"]) ** 0.5
         return super().step(closure)

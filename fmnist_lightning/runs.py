@@ -16,6 +16,8 @@ CONFIG = "config.yaml"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
+# What a run can't change when it goes on.
+FIXED_OPTIONS = ("dataset", "val_fraction", "model", "batch_size", "lr", "seed", "precision")
 VERSION = re.compile(r"version_(\d+)")
 
 
@@ -95,6 +97,20 @@ def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
 
 def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
     write_text(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+
+
+def check_same_run(run: Path, options: dict[str, Any]) -> None:
+    """Raise UserError where options would make a resumed run another one than it was."""
+    before = read_config(run, required=FIXED_OPTIONS)
+    changed = [name for name in FIXED_OPTIONS if options[name] != before[name]]
+    if changed:
+        found = ", ".join(f"{name} {options[name]} instead of {before[name]}" for name in changed)
+        raise UserError(f"{run} can't go on with {found}: give its own options, {resume_command(run)}")
+
+
+def test_command(run: Path) -> str:
+    """What to type to test a trained run."""
+    return f"python scripts/test.py --run {shlex.quote(str(run))}"
 
 
 def resume_command(run: Path) -> str:

@@ -8,13 +8,16 @@ from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat,
 
 from fmnist_lightning.cli import DATA_DIR, LOG_DIR
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.interrupts import advising
 from fmnist_lightning.runs import (
     CHECKPOINTS,
     PREDICTIONS,
+    check_same_run,
     find_checkpoint,
     find_run,
     new_run,
     resume_command,
+    test_command,
     write_config,
 )
 
@@ -66,7 +69,7 @@ def train(
     options = dict(locals())
     import lightning as L
 
-    from fmnist_lightning.console import DATASET_NAMES, quiet
+    from fmnist_lightning.console import quiet
     from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
     from fmnist_lightning.evaluation import run_test_loop
     from fmnist_lightning.module import Classifier
@@ -75,11 +78,11 @@ def train(
     options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
     check_devices(accelerator, devices, precision)
     # The run folder comes after all that can go wrong with options, so that a mistake leaves no empty run behind.
-    run = None if fast_dev_run else find_run(resume, Path(log_dir)) if resume else new_run(Path(log_dir))
+    run = None if fast_dev_run else open_run(Path(log_dir), resume, options)
     L.seed_everything(seed, verbose=False)
     datamodule = FashionMNISTDataModule(resolved, data_dir, batch_size, val_fraction, seed)
     module = Classifier(model, lr)
-    outputs = output_options(run, DATASET_NAMES[resolved], patience)
+    outputs = output_options(run, resolved, patience)
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -100,7 +103,17 @@ def train(
     outputs["logger"].log_hyperparams(options)
     trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if test:
-        run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
+        with advising(f"the training is complete; to test it: {test_command(run)}"):
+            run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
+
+
+def open_run(log_dir: Path, resume: str | None, options: dict[str, Any]) -> Path:
+    """A new run folder, or the one to go on in, whose options must be the same."""
+    if not resume:
+        return new_run(log_dir)
+    run = find_run(resume, log_dir)
+    check_same_run(run, options)
+    return run
 
 
 def check_devices(accelerator: str, devices: int | str, precision: str) -> None:
@@ -118,7 +131,7 @@ def check_devices(accelerator: str, devices: int | str, precision: str) -> None:
         raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
 
 
-def output_options(run: Path | None, label: str, patience: int | None) -> dict[str, Any]:
+def output_options(run: Path | None, dataset: str, patience: int | None) -> dict[str, Any]:
     """The Trainer's options that say what is shown and what is written; `run` is None in a smoke run."""
     from lightning.pytorch.callbacks import (
         EarlyStopping,
@@ -132,8 +145,9 @@ def output_options(run: Path | None, label: str, patience: int | None) -> dict[s
 
     from fmnist_lightning.callbacks import EpochLines, HParams, Predictions, StopOnSignal, Throughput
     from fmnist_lightning.checkpoint import AtomicCheckpointIO
+    from fmnist_lightning.console import DATASET_NAMES
 
-    shown = [ModelSummary(), TQDMProgressBar() if sys.stderr.isatty() else EpochLines(label)]
+    shown = [ModelSummary(), TQDMProgressBar() if sys.stderr.isatty() else EpochLines(DATASET_NAMES[dataset])]
     # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
     display = {"enable_progress_bar": sys.stderr.isatty(), "enable_model_summary": False}
     stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
@@ -144,7 +158,13 @@ def output_options(run: Path | None, label: str, patience: int | None) -> dict[s
     # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
     last = ModelCheckpoint(**keep, filename="last")
     stop = StopOnSignal(run / CHECKPOINTS / "last.ckpt", f"saved; to go on: {resume_command(run)}")
-    recorders = [Timer(), Throughput(), LearningRateMonitor("epoch"), HParams(), Predictions(run / PREDICTIONS)]
+    recorders = [
+        Timer(),
+        Throughput(),
+        LearningRateMonitor("epoch"),
+        HParams(),
+        Predictions(run / PREDICTIONS, dataset),
+    ]
     return {
         "callbacks": [*recorders, *shown, *stopping, stop, best, last],
         "logger": TensorBoardLogger(run.parent, name="", version=run.name, log_graph=True, default_hp_metric=False),

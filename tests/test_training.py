@@ -1,6 +1,7 @@
 """Runs from end to end, in this process, on a small drawn set."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from conftest import NOWHERE, Mirror, use_mirrors
 from sklearn.metrics import accuracy_score
 from test_metrics import by_scikit_learn
 
+from fmnist_lightning.callbacks import Predictions
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.data import FILES, load_split
 from fmnist_lightning.datamodule import FashionMNISTDataModule
@@ -74,6 +76,7 @@ def test_predictions_are_in_file_order_and_give_the_metrics(program: Program, tm
     run, _ = small_run(program, tmp_path, "--max_epochs", 4, "--batch_size", 16)
     predictions = np.load(run / "predictions.npz")
     probs, labels = predictions["probs"], predictions["labels"]
+    assert predictions["dataset"] == "drawn"
     assert probs.shape == (200, 10)
     assert probs.dtype == np.float32
     assert labels.dtype == np.int64
@@ -152,6 +155,26 @@ def test_a_resumed_run_goes_on_in_its_folder(program: Program, tmp_path: Path) -
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == first_steps * 3 // 2
     assert metrics_of(run)["epochs"] == 3
     assert list(numbered_runs(tmp_path)) == [0]
+
+
+def test_a_run_does_not_go_on_as_another(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--max_epochs", 1)
+    status, output = program(train, "--config", run / "config.yaml", "--batch_size", 64, "--resume", run)
+    assert status == 1
+    assert "can't go on with batch_size 64 instead of 50" in output
+
+
+def test_an_interrupted_test_says_that_the_training_is_saved(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Predictions, "on_test_batch_end", interrupt)
+    options = ["--dataset", "drawn", "--max_epochs", 1, "--log_dir", tmp_path, "--accelerator", "cpu"]
+    status, output = program(train, *options)
+    assert status == 143
+    assert f"python scripts/test.py --run {tmp_path / 'version_0'}" in output
 
 
 def test_early_stopping_stops_early(program: Program, tmp_path: Path) -> None:
