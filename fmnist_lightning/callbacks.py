@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -68,6 +68,13 @@ class HParams(Callback):
             writer.add_summary(summary)
 
 
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, without the end of the run folder's name, which it takes for a number."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
 class EpochLines(Callback):
     """One line an epoch, for where there is no terminal for a progress bar."""
 
@@ -108,7 +115,7 @@ class StopOnSignal(Callback):
         # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
         if self.received and not trainer.is_last_batch:
             if self.last:
-                trainer.save_checkpoint(self.last)
+                trainer.save_checkpoint(self.last, weights_only=False)
             raise Interrupted(self.received, self.advice)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

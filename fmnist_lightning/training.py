@@ -139,15 +139,14 @@ def output_options(run: Path | None, dataset: str, patience: int | None) -> dict
         ModelCheckpoint,
         ModelSummary,
         Timer,
-        TQDMProgressBar,
     )
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from fmnist_lightning.callbacks import EpochLines, HParams, Predictions, StopOnSignal, Throughput
+    from fmnist_lightning.callbacks import EpochLines, HParams, Predictions, ProgressBar, StopOnSignal, Throughput
     from fmnist_lightning.checkpoint import AtomicCheckpointIO
     from fmnist_lightning.console import DATASET_NAMES
 
-    shown = [ModelSummary(), TQDMProgressBar() if sys.stderr.isatty() else EpochLines(DATASET_NAMES[dataset])]
+    shown = [ModelSummary(), ProgressBar() if sys.stderr.isatty() else EpochLines(DATASET_NAMES[dataset])]
     # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
     display = {"enable_progress_bar": sys.stderr.isatty(), "enable_model_summary": False}
     stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
