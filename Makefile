@@ -8,7 +8,7 @@ ARGS ?=
 .PHONY: help train test lint format bench results tensorboard lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(VENV)/.ready ## Train on Fashion-MNIST, or on the drawn stand-in where it can't be had, and test (ARGS="--help" for more)
 	$(BIN)/python scripts/train.py --dataset auto $(ARGS)

@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, 1, 28, 28) uint8
     labels: Tensor  # (B,) int64
-    indices: Tensor  # (B,) int64, on the CPU: places in the split
+    indices: Tensor  # (B,) int64: places in the split
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -71,11 +71,10 @@ class Batches:
         images, labels = self.split
         self.batches_done, self._start = self._start, 0
         for indices in self.indices_of_batches()[self.batches_done :]:
-            share = indices.tensor_split(self.world_size)[self.rank]
-            on_device = share.to(images.device)
+            share = indices.tensor_split(self.world_size)[self.rank].to(images.device)
             # Counted before the yield: a state saved while a batch is in use lies behind that batch.
             self.batches_done += 1
-            yield Batch(images[on_device], labels[on_device], share)
+            yield Batch(images[share], labels[share], share)
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches_done": self.batches_done}

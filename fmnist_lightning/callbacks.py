@@ -1,5 +1,6 @@
 """Callbacks: what happens beside the training, one thing each."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from fmnist_lightning.batches import Batch
+from fmnist_lightning.environment import environment
 from fmnist_lightning.files import atomic_write
 from fmnist_lightning.interrupts import SIGNALS, Interrupted
 from fmnist_lightning.metrics import METRIC_NAMES
@@ -23,8 +25,14 @@ from fmnist_lightning.metrics import METRIC_NAMES
 class Throughput(Callback):
     """Logs train/images_per_second, each epoch, without validation.
 
-    Lightning's ThroughputMonitor waits for the GPU at every batch; this reads the clock twice an epoch.
+    Lightning's ThroughputMonitor waits for the GPU at every batch; this waits and reads the clock twice an epoch.
     """
+
+    def clock(self) -> float:
+        """Seconds, when an accelerator has done what was asked of it."""
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        return time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Also here: after a restart in the middle of an epoch, Lightning does not call on_train_epoch_start.
@@ -33,22 +41,32 @@ class Throughput(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.images = 0
         self.validation_seconds = 0.0
-        self.start = time.perf_counter()
+        self.start = self.clock()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         batch: Batch = args[1]
         self.images += len(batch.labels) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validation_start = time.perf_counter()
+        self.validation_start = self.clock()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.validation_seconds += time.perf_counter() - self.validation_start
+            self.validation_seconds += self.clock() - self.validation_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = time.perf_counter() - self.start - self.validation_seconds
+        seconds = self.clock() - self.start - self.validation_seconds
         pl_module.log("train/images_per_second", self.images / seconds)
+
+
+class Provenance(Callback):
+    """Writes into each checkpoint by which code and machine it was trained, for the records made from it."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.environment = environment(trainer.strategy.root_device)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["environment"] = self.environment
 
 
 class HParams(Callback):
@@ -69,10 +87,16 @@ class HParams(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, without the end of the run folder's name, which it takes for a number."""
+    """Lightning's bar, with the data set in place of the end of the run folder's name, which it takes for a number."""
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__()
+        self.dataset = dataset
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        return {"data": self.dataset, **shown}
 
 
 class EpochLines(Callback):
@@ -108,6 +132,7 @@ class StopOnSignal(Callback):
 
     def receive(self, signum: int, frame: Any) -> None:
         self.received = signum
+        os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 

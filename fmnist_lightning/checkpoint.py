@@ -26,6 +26,8 @@ class TrainingRecord(NamedTuple):
 
     epochs: int
     seconds: float
+    batch_size: int | None
+    environment: dict[str, Any]  # of the training; empty where the checkpoint does not tell
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -55,8 +57,18 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path
 
 
 def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
-    """Epochs completed and seconds of training, validation included, by Lightning's own Timer."""
+    """Epochs completed, seconds of training with validation by Lightning's own Timer, and where it took place.
+
+    Raises UserError where it holds weights alone.
+    """
+    if not {"callbacks", "loops", "epoch"} <= checkpoint.keys():
+        raise UserError("this checkpoint holds weights without their training; name one that scripts/train.py wrote")
     timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
     # Saved behind an epoch's validation, its number is not yet counted on; saved in the middle, it is not complete.
     at_end = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    return TrainingRecord(checkpoint["epoch"] + at_end, timer["time_elapsed"].get("train", 0.0))
+    return TrainingRecord(
+        epochs=checkpoint["epoch"] + at_end,
+        seconds=timer["time_elapsed"].get("train", 0.0),
+        batch_size=checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size"),
+        environment=checkpoint.get("environment", {}),
+    )

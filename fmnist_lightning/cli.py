@@ -2,20 +2,29 @@
 
 import inspect
 import json
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import auto_parser
+from jsonargparse.typing import restricted_number_type
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
+
+if TYPE_CHECKING:
+    Seed = int
+    LearningRate = float
+else:
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
+    LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<", math.inf)])
 
 
 def run(command: Callable[..., Any]) -> int:

@@ -11,13 +11,13 @@ DATASET_NAMES = {"fashion_mnist": "Fashion-MNIST", "drawn": "DRAWN STAND-IN, not
 LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
 
 # Advertising, and statements that are untrue or no news here.
-UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ")
+UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision")
 UNTRUE_WARNINGS = (
     # Batches come by one gather from memory, so loader workers would only slow them down.
     ".*does not have many workers.*",
     # An epoch has few steps in a smoke run; scalars are logged by the epoch.
     ".*number of training batches .* is smaller than the logging interval.*",
-    # The run folder is made just before, and is empty.
+    # A resumed run writes where it wrote before.
     ".*Checkpoint directory .* exists and is not empty.*",
     # Of calls inside Lightning and TensorBoard's graph writer, which nobody here can change.
     ".*isinstance\\(treespec, LeafSpec\\).*",

@@ -96,12 +96,13 @@ def find_content(data_dir: Path, name: str) -> tuple[bytes | None, list[DataErro
     """The content of the first good candidate, if any, and what is wrong with those before it."""
     faults: list[DataError] = []
     for path in candidates(data_dir, name):
-        if not path.exists():
-            continue
         try:
-            return read_checked(path, name), faults
+            if path.exists():
+                return read_checked(path, name), faults
         except DataError as fault:
             faults.append(fault)
+        except PermissionError as error:  # of `exists`, in a folder that may not be searched
+            faults.append(DataError(f"{path} can't be reached: {error.strerror}"))
     return None, faults
 
 

@@ -15,17 +15,12 @@ CUT_SEED = 20170825  # the day on which Fashion-MNIST came out
 
 
 def resolve_dataset(dataset: str, data_dir: Path) -> str:
-    """`auto` becomes `fashion_mnist` where its files are or can be fetched, else `drawn`, said aloud.
-
-    Makes sure of the files on the way. Raises DataError where `fashion_mnist` was asked for and can't be had.
-    """
-    if dataset == "drawn":
+    """`auto` becomes `fashion_mnist` where its files are or can be fetched, else `drawn`, said aloud."""
+    if dataset != "auto":
         return dataset
     try:
         ensure_files(data_dir)
     except DataError as error:
-        if dataset != "auto":
-            raise
         print(f"{error}\n{DRAWN_NOTICE}", file=sys.stderr)
         return "drawn"
     return "fashion_mnist"
@@ -54,16 +49,22 @@ class FashionMNISTDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if dataset not in ("fashion_mnist", "drawn"):
+            raise ValueError(f"dataset is {dataset}; expected fashion_mnist or drawn (resolve_dataset answers auto)")
         self.save_hyperparameters()
         self.dataset = dataset
         self.data_dir = Path(data_dir)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.seed = seed
+        self.prepared = False
         self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
-        resolve_dataset(self.dataset, self.data_dir)
+        """Fetch what is missing, once; Lightning asks before training and again before the test."""
+        if self.dataset == "fashion_mnist" and not self.prepared:
+            ensure_files(self.data_dir)
+            self.prepared = True
 
     def setup(self, stage: str) -> None:
         """Load what `stage`, one of Lightning's `fit validate test`, needs."""

@@ -21,7 +21,7 @@ AUTHORS_MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnis
 MIRROR_VARIABLE = "FMNIST_MIRROR"  # the address of a mirror of the user's own, tried first
 ATTEMPTS = 2  # rounds over all mirrors
 PAUSE_SECONDS = 1.0  # between rounds
-SOCKET_TIMEOUT_SECONDS = 15.0  # urllib's default is to wait for ever
+SOCKET_TIMEOUT_SECONDS = 10.0  # urllib's default is to wait for ever
 LOCK_NOTICE_SECONDS = 1.0
 STAGING_PREFIX = ".download-"
 CURE = (
@@ -104,6 +104,7 @@ def fetch(name: str, problem: str, staging: Path) -> Path:
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_SECONDS if attempt else 0)
         for mirror in mirrors:
+            say(f"  from {mirror}")
             try:
                 with socket_timeout(SOCKET_TIMEOUT_SECONDS):
                     md5 = dict(FashionMNIST.resources)[archive]

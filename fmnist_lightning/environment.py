@@ -4,6 +4,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,8 +33,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions and git state, as plain values."""
+    return {"device": device_name(device), "versions": versions(), "git": git_state()}
+
+
 def git_state() -> dict[str, str | bool | None]:
-    """Commit of the code that runs, and whether files that git tracks were changed; None outside a checkout."""
+    """Commit of the code that runs, and whether there were uncommitted or untracked files; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import PositiveInt
 
 from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import CHECKPOINTS, PREDICTIONS, find_checkpoint, find_run, read_config, write_metrics
 from fmnist_lightning.training import Accelerator, Precision, check_devices
 
@@ -52,10 +53,13 @@ def evaluate(
     from fmnist_lightning.callbacks import Predictions
     from fmnist_lightning.console import quiet
     from fmnist_lightning.datamodule import FashionMNISTDataModule
+    from fmnist_lightning.models import MODELS
     from fmnist_lightning.module import Classifier
 
     quiet()
     check_devices(accelerator, devices, options["precision"])
+    if options["model"] not in MODELS:
+        raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     module = Classifier(options["model"], options["lr"])
     trainer = L.Trainer(
@@ -81,14 +85,16 @@ def run_test_loop(
     from fmnist_lightning.checkpoint import load_weights, read_checkpoint, training_record
     from fmnist_lightning.console import result_table
     from fmnist_lightning.datamodule import CUT_SEED
-    from fmnist_lightning.environment import device_name, git_state, versions
+    from fmnist_lightning.environment import environment
     from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
 
     content = read_checkpoint(checkpoint)
     load_weights(module, content, checkpoint)
-    [figures] = trainer.test(module, datamodule, verbose=False)
     last = run / CHECKPOINTS / "last.ckpt"
     trained = training_record(read_checkpoint(last) if last.exists() else content)
+    checkpoint_epoch = training_record(content).epochs
+    [figures] = trainer.test(module, datamodule, verbose=False)
+    here = environment(trainer.strategy.root_device)
     count = len(datamodule.splits["test"].labels)
     metrics = {
         "dataset": datamodule.dataset,
@@ -98,18 +104,17 @@ def run_test_loop(
         "accuracy_95_interval": wilson_interval(figures["test/accuracy"], count),
         "loss": figures["test/loss"],
         "checkpoint": checkpoint.stem,
-        "checkpoint_epoch": training_record(content).epochs,
+        "checkpoint_epoch": checkpoint_epoch,
         "seed": datamodule.seed,
         "training_seconds": trained.seconds,
         "epochs": trained.epochs,
-        "batch_size": datamodule.batch_size,
+        "batch_size": trained.batch_size,
         "validation": {"fraction": datamodule.val_fraction, "seed": CUT_SEED},
         "model": module.hparams["model"],
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "arithmetic": trainer.precision,
-        "device": device_name(trainer.strategy.root_device),
-        "versions": versions(),
-        "git": git_state(),
+        **(trained.environment or here),
+        "tested_with": here,
     }
     write_metrics(run, metrics)
     print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)

@@ -9,8 +9,11 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
-    """The user or the system asked the program to stop. `advice` says what was saved and how to go on."""
+class Interrupted(BaseException):
+    """The user or the system asked the program to stop. `advice` says what was saved and how to go on.
+
+    No Exception, as KeyboardInterrupt is none: what handles errors must not take it for one.
+    """
 
     def __init__(self, signum: int, advice: str = "") -> None:
         self.signum = signum

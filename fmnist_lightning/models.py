@@ -27,7 +27,7 @@ def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def byte_mask(activations: Tensor, rate: float) -> Tensor:
-    """A mask like `activations`, in their memory order: False with probability `rate`, independently.
+    """A mask like `activations`, in their memory order where that is dense: False with probability `rate`.
 
     Draws eight bytes at a time from torch's global generator.
     """
@@ -35,7 +35,8 @@ def byte_mask(activations: Tensor, rate: float) -> Tensor:
     words = torch.empty((count + 7) // 8, dtype=torch.int64, device=activations.device)
     # `to=None` covers all of the int64 range, so all eight bytes of a word are uniform.
     words.random_(torch.iinfo(torch.int64).min, to=None)
-    in_order = words.view(torch.uint8)[:count].as_strided(activations.size(), activations.stride())
+    strides = torch.empty_like(activations, device="meta").stride()
+    in_order = words.view(torch.uint8)[:count].as_strided(activations.size(), strides)
     return in_order >= int(rate * BYTE_VALUES)
 
 

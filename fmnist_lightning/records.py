@@ -5,27 +5,37 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fmnist_lightning.console import LABELS
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
 from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL
-from fmnist_lightning.runs import METRICS
+from fmnist_lightning.runs import METRICS, read_config
 
 BEGIN, END = "<!-- results: begin; made by `make results` -->", "<!-- results: end -->"
 
 
-def add_record(run: Path, recipe: str, results: Path) -> Path:
+def add_record(run: Path, recipe: Path, results: Path) -> Path:
     """Keep the metrics of a finished run as the record of a recipe's seed; returns the file.
 
-    Raises UserError where the run was not tested, or not on Fashion-MNIST.
+    Raises UserError where the run was not tested, or is not what a record says: the best checkpoint of a training by
+    just this recipe, from a clean commit, on the whole test set of Fashion-MNIST.
     """
     path = run / METRICS
     if not path.is_file():
         raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    if metrics["dataset"] != "fashion_mnist":
-        raise UserError(f"{run} was tested on {metrics['dataset']}; a record needs fashion_mnist")
-    record = results / recipe / f"seed_{metrics['seed']}.json"
+    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": "best"}
+    faults = [f"{name} is {metrics[name]}, not {value}" for name, value in wanted.items() if metrics[name] != value]
+    if metrics["git"]["commit"] is None or metrics["git"]["dirty"]:
+        faults.append("the code was no clean commit")
+    config = read_config(run)
+    options = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    faults += [f"{name} was {config[name]}, not {value}" for name, value in options.items() if config[name] != value]
+    if faults:
+        raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
+    record = results / recipe.stem / f"seed_{metrics['seed']}.json"
     write_text(record, path.read_text(encoding="utf-8"))
     return record
 

@@ -16,6 +16,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
+HPARAMS = "hparams.yaml"
 # What a run can't change when it goes on.
 FIXED_OPTIONS = ("dataset", "val_fraction", "model", "batch_size", "lr", "seed", "precision")
 VERSION = re.compile(r"version_(\d+)")
@@ -50,12 +51,12 @@ def new_run(log_dir: Path) -> Path:
 
 
 def find_run(run: str, log_dir: Path) -> Path:
-    """The folder that `run` names: a path, or `last` for the highest number in `log_dir`.
+    """The folder that `run` names: a path, or `last` for the highest number in `log_dir` that holds a run.
 
     Raises UserError where there is none, or where it holds no run.
     """
     if run == "last":
-        runs = numbered_runs(log_dir)
+        runs = {number: path for number, path in numbered_runs(log_dir).items() if (path / CONFIG).is_file()}
         if not runs:
             raise UserError(f"{log_dir} holds no runs: train first (python scripts/train.py), or name a run with --run")
         folder = runs[max(runs)]

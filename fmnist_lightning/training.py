@@ -2,15 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, LOG_DIR
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Seed
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.runs import (
     CHECKPOINTS,
+    HPARAMS,
     PREDICTIONS,
     check_same_run,
     find_checkpoint,
@@ -21,9 +22,12 @@ from fmnist_lightning.runs import (
     write_config,
 )
 
+if TYPE_CHECKING:
+    from fmnist_lightning.module import Classifier
+
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
 
 def train(
@@ -34,9 +38,9 @@ def train(
     model: Literal["seed"] = "seed",
     max_epochs: PositiveInt = 40,
     batch_size: PositiveInt = 128,
-    lr: PositiveFloat = 1e-3,
+    lr: LearningRate = 1e-3,
     patience: PositiveInt | None = None,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
     precision: Precision = "32-true",
@@ -64,7 +68,7 @@ def train(
         test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         log_dir: Folder of the run folders version_N.
         resume: Run folder to go on in, or last. Give that run's options too, by --config RUN_DIR/config.yaml.
-        fast_dev_run: One batch of training, validation and test each, to see that all works. Writes nothing.
+        fast_dev_run: One batch of training, validation and test each, to see that all works. Makes no run folder.
     """
     options = dict(locals())
     import lightning as L
@@ -75,13 +79,15 @@ def train(
     from fmnist_lightning.module import Classifier
 
     quiet()
-    options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
     check_devices(accelerator, devices, precision)
-    # The run folder comes after all that can go wrong with options, so that a mistake leaves no empty run behind.
-    run = None if fast_dev_run else open_run(Path(log_dir), resume, options)
-    L.seed_everything(seed, verbose=False)
+    options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
     datamodule = FashionMNISTDataModule(resolved, data_dir, batch_size, val_fraction, seed)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    L.seed_everything(seed, verbose=False)
     module = Classifier(model, lr)
+    # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
+    run = None if fast_dev_run else open_run(Path(log_dir), resume, options, module)
     outputs = output_options(run, resolved, patience)
     trainer = L.Trainer(
         accelerator=accelerator,
@@ -95,30 +101,38 @@ def train(
     if run is None:
         trainer.fit(module, datamodule)
         trainer.test(module, datamodule, verbose=False)
-        print("smoke run passed: one batch of training, validation and test; nothing was written")
+        print("smoke run passed: one batch of training, validation and test; no run folder was made")
         return
     write_config(run, {**options, "resume": None})
     print(f"run folder: {run}", flush=True)
-    checkpoint = find_checkpoint(run, "last") if resume else None
     outputs["logger"].log_hyperparams(options)
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(module, datamodule, ckpt_path=find_checkpoint(run, "last") if resume else None, weights_only=True)
     if test:
         with advising(f"the training is complete; to test it: {test_command(run)}"):
             run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
 
 
-def open_run(log_dir: Path, resume: str | None, options: dict[str, Any]) -> Path:
-    """A new run folder, or the one to go on in, whose options must be the same."""
+def open_run(log_dir: Path, resume: str | None, options: dict[str, Any], module: "Classifier") -> Path:
+    """A new run folder, or the one to go on in; raises UserError where its options or weights don't fit."""
     if not resume:
         return new_run(log_dir)
+    from fmnist_lightning.checkpoint import load_weights, read_checkpoint
+
     run = find_run(resume, log_dir)
     check_same_run(run, options)
+    last = find_checkpoint(run, "last")
+    load_weights(module, read_checkpoint(last), last)
+    (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
     return run
 
 
 def check_devices(accelerator: str, devices: int | str, precision: str) -> None:
-    """Raise UserError where this machine has no such device, or the options name more than one."""
+    """Raise UserError where this machine has no such device, or the options name more than one.
+
+    Also turns TF32 off: cuDNN's convolutions use it by default, and 32-true would then mean 10 bits of 23.
+    """
     import lightning as L
+    import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
@@ -127,6 +141,7 @@ def check_devices(accelerator: str, devices: int | str, precision: str) -> None:
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         cure = "use --accelerator auto, which takes what this machine has"
         raise UserError(f"{asked}: {error}; {cure}") from error
+    torch.backends.cudnn.allow_tf32 = False
     if fabric.world_size != 1:
         raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
 
@@ -142,13 +157,22 @@ def output_options(run: Path | None, dataset: str, patience: int | None) -> dict
     )
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from fmnist_lightning.callbacks import EpochLines, HParams, Predictions, ProgressBar, StopOnSignal, Throughput
+    from fmnist_lightning.callbacks import (
+        EpochLines,
+        HParams,
+        Predictions,
+        ProgressBar,
+        Provenance,
+        StopOnSignal,
+        Throughput,
+    )
     from fmnist_lightning.checkpoint import AtomicCheckpointIO
     from fmnist_lightning.console import DATASET_NAMES
 
-    shown = [ModelSummary(), ProgressBar() if sys.stderr.isatty() else EpochLines(DATASET_NAMES[dataset])]
+    in_terminal = sys.stdout.isatty()  # where Lightning's bar goes
+    shown = [ModelSummary(), ProgressBar(dataset) if in_terminal else EpochLines(DATASET_NAMES[dataset])]
     # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
-    display = {"enable_progress_bar": sys.stderr.isatty(), "enable_model_summary": False}
+    display = {"enable_progress_bar": in_terminal, "enable_model_summary": False}
     stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
     if run is None:
         return {"callbacks": [*shown, StopOnSignal(None, ""), *stopping], **display}
@@ -159,6 +183,7 @@ def output_options(run: Path | None, dataset: str, patience: int | None) -> dict
     stop = StopOnSignal(run / CHECKPOINTS / "last.ckpt", f"saved; to go on: {resume_command(run)}")
     recorders = [
         Timer(),
+        Provenance(),
         Throughput(),
         LearningRateMonitor("epoch"),
         HParams(),

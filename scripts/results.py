@@ -18,7 +18,7 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
     from fmnist_lightning.records import add_record, read_records, results_table, update_readme
 
     for folder in add or []:
-        print(add_record(Path(folder), recipe, ROOT / "results"))
+        print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
     table = results_table(read_records(ROOT / "results"))
     update_readme(ROOT / "README.md", table)
     print(table)

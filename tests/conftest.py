@@ -23,6 +23,13 @@ TINY = {"train": 120, "t10k": 40}  # images in the tiny sets
 IN_CI = os.environ.get("CI") == "true"
 
 
+@pytest.fixture(autouse=True)
+def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own servers are reached without a proxy, and no mirror of the user's is asked."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
+
+
 @pytest.fixture
 def real_data_dir() -> Path:
     """The folder of the genuine files; without it the test is skipped, and in CI fails."""

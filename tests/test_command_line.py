@@ -1,7 +1,6 @@
 """What a user can do wrong, with its message and exit status; and how a program stops when it is asked to."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import docstring_parser
 import pytest
 import torch
 from conftest import NOWHERE, use_mirrors
@@ -29,10 +29,18 @@ DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
 def test_help_names_every_option_with_its_meaning(program: Program, command: Callable[..., None]) -> None:
     status, output = program(command, "--help")
     assert status == 0
-    for option in command.__kwdefaults__:
-        # jsonargparse prints "--option VALUE   Meaning", or the meaning on the next line.
-        assert re.search(rf"--{option} [^\n]*\s+[A-Z0-9][\w,.']+ \w+|--{option} .*\n\s+\w+", output), option
-        assert option in parse(command, [])
+    meanings = {entry.arg_name: entry.description for entry in docstring_parser.parse(command.__doc__).params}
+    assert set(meanings) == set(command.__kwdefaults__) == set(parse(command, []))
+    one_line = " ".join(output.split())
+    for option, meaning in meanings.items():
+        assert f"--{option}" in one_line
+        assert " ".join(meaning.split()) in one_line
+
+
+@pytest.mark.parametrize("module", ["training", "evaluation"])
+def test_help_waits_for_no_heavy_import(module: str) -> None:
+    program = f"import sys, fmnist_lightning.{module}; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,8 @@ def test_help_names_every_option_with_its_meaning(program: Program, command: Cal
         (["--batch_size", "many"], 'key "batch_size"'),
         (["--lr", "-1"], 'key "lr"'),
         (["--lr", "nan"], 'key "lr"'),
+        (["--lr", "inf"], 'key "lr"'),
+        (["--seed", str(2**32)], 'key "seed"'),
         (["--val_fraction", "1"], 'key "val_fraction"'),
         (["--max_epochs", "1.5"], 'key "max_epochs"'),
         (["--seed", "-1"], 'key "seed"'),
@@ -127,6 +137,7 @@ def test_a_cut_that_leaves_no_validation_image_is_an_error(program: Program, tmp
     status, output = program(train, *DRAWN, "--val_fraction", "0.001", "--log_dir", tmp_path / "logs")
     assert status == 1
     assert "leaves one part empty" in output
+    assert not (tmp_path / "logs").exists()
 
 
 @pytest.mark.parametrize(
@@ -182,6 +193,34 @@ def test_a_damaged_checkpoint_is_refused(program: Program, trained: Path) -> Non
     status, output = program(evaluate, "--run", trained)
     assert status == 1
     assert "can't be read as a checkpoint" in output
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_with(program: Program, trained: Path) -> None:
+    path, config = trained / "checkpoints" / "last.ckpt", trained / "config.yaml"
+    path.write_bytes(path.read_bytes()[:-100])
+    before = config.read_text()
+    status, output = program(train, "--config", config, "--max_epochs", 9, "--resume", trained)
+    assert status == 1
+    assert f"{path} can't be read as a checkpoint" in output
+    assert config.read_text() == before
+
+
+def test_weights_without_their_training_are_refused_before_the_test(program: Program, trained: Path) -> None:
+    path = trained / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save({name: checkpoint[name] for name in ("state_dict", "hyper_parameters")}, path)
+    status, output = program(evaluate, "--run", trained)
+    assert status == 1
+    assert "weights without their training" in output
+    assert not (trained / "predictions.npz").exists()
+
+
+def test_a_net_that_this_version_lacks_is_named(program: Program, trained: Path) -> None:
+    config = trained / "config.yaml"
+    config.write_text(config.read_text().replace("model: seed", "model: later"))
+    status, output = program(evaluate, "--run", trained)
+    assert status == 1
+    assert "trained with the net later" in output
 
 
 def test_a_config_that_lacks_an_option_is_named(program: Program, trained: Path) -> None:

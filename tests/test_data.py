@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, pack
 from torchvision.datasets import FashionMNIST
 
-from fmnist_lightning.data import CLASSES, FILES, DataError, load_split, read_checked, stratified_cut
+from fmnist_lightning.data import CLASSES, FILES, DataError, find_content, load_split, read_checked, stratified_cut
 from fmnist_lightning.download import ensure_files
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -49,8 +49,8 @@ def test_real_data_is_read_as_torchvision_reads_it(real_data_dir: Path, tmp_path
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for name in FILES:
-        packed = real_data_dir / f"{name}.gz"
-        (raw / name).write_bytes(read_checked(packed if packed.exists() else real_data_dir / name, name))
+        content, _ = find_content(real_data_dir, name)
+        (raw / name).write_bytes(content)
     theirs = FashionMNIST(str(tmp_path), train=train)
     ours = load_split(real_data_dir, train=train)
     assert torch.equal(ours.images[:, 0], theirs.data)

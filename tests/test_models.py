@@ -96,6 +96,16 @@ class TestDropout:
         assert Dropout(rate).eval()(activations) is activations
 
 
+def test_dropout_takes_inputs_that_are_not_dense() -> None:
+    torch.manual_seed(0)
+    whole = torch.ones(64, 32, 10, 10)
+    for activations in (whole[:, ::2], whole.narrow(2, 1, 5), torch.ones(1, 1, 10, 10).expand(64, 32, 10, 10)):
+        mask = byte_mask(activations, 0.5)
+        assert mask.shape == activations.shape
+        assert mask.float().mean().item() == pytest.approx(0.5, abs=0.02)
+        assert not torch.equal(mask[0], mask[1])
+
+
 def test_a_mask_follows_torchs_seed() -> None:
     activations = torch.ones(1000)
     torch.manual_seed(3)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.records import BEGIN, END, add_record, mean_and_spread, read_records, results_table, update_readme
+from fmnist_lightning.runs import write_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,28 +43,51 @@ def test_mean_and_spread_are_numpys() -> None:
     assert mean_and_spread([91.5]) == "91.50"
 
 
-def make_run(folder: Path, dataset: str) -> Path:
-    folder.mkdir()
-    record = dict.fromkeys(METRIC_NAMES, 0.5) | {"dataset": dataset, "seed": 7, "git": {"commit": "a" * 40}}
-    (folder / "metrics.json").write_text(json.dumps(record))
-    return folder
+RECORD: dict[str, Any] = {
+    **dict.fromkeys(METRIC_NAMES, 0.5),
+    "dataset": "fashion_mnist",
+    "n": 10000,
+    "checkpoint": "best",
+    "seed": 7,
+    "git": {"commit": "a" * 40, "dirty": False},
+}
+
+
+def add(folder: Path, **changes: object) -> Path:
+    """Make a run of the recipe `tiny`, whose metrics have these changes, and keep it as a record."""
+    run, recipe = folder / "run", folder / "tiny.yaml"
+    run.mkdir()
+    write_config(run, {"lr": changes.pop("lr", 0.001), "seed": 7})
+    recipe.write_text("lr: 0.001\n")
+    (run / "metrics.json").write_text(json.dumps(RECORD | changes))
+    return add_record(run, recipe, folder / "results")
 
 
 def test_a_run_becomes_a_record_and_a_row(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    record = add_record(make_run(tmp_path / "run", "fashion_mnist"), "tiny", results)
-    assert record == results / "tiny" / "seed_7.json"
-    assert "| `recipes/tiny.yaml` | 50.00 |" in results_table(read_records(results))
+    assert add(tmp_path) == tmp_path / "results" / "tiny" / "seed_7.json"
+    assert "| `recipes/tiny.yaml` | 50.00 |" in results_table(read_records(tmp_path / "results"))
 
 
-def test_a_drawn_run_is_no_record(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tested on drawn"):
-        add_record(make_run(tmp_path / "run", "drawn"), "tiny", tmp_path / "results")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "drawn"}, "dataset is drawn"),
+        ({"n": 200}, "n is 200"),
+        ({"checkpoint": "last"}, "checkpoint is last"),
+        ({"git": {"commit": "a" * 40, "dirty": True}}, "no clean commit"),
+        ({"git": {"commit": None, "dirty": None}}, "no clean commit"),
+        ({"lr": 0.01}, "lr was 0.01, not 0.001"),
+    ],
+)
+def test_a_run_of_something_else_is_no_record(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        add(tmp_path, **changes)
+    assert not (tmp_path / "results").exists()
 
 
 def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test the run first"):
-        add_record(tmp_path, "tiny", tmp_path / "results")
+        add_record(tmp_path, tmp_path / "tiny.yaml", tmp_path / "results")
 
 
 def test_a_readme_without_its_marks_is_left_alone(tmp_path: Path) -> None:

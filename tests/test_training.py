@@ -14,12 +14,14 @@ from conftest import NOWHERE, Mirror, use_mirrors
 from sklearn.metrics import accuracy_score
 from test_metrics import by_scikit_learn
 
+from fmnist_lightning.batches import Batch
 from fmnist_lightning.callbacks import Predictions
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.data import FILES, load_split
 from fmnist_lightning.datamodule import FashionMNISTDataModule
 from fmnist_lightning.drawn import load_drawn
 from fmnist_lightning.evaluation import evaluate
+from fmnist_lightning.module import Classifier
 from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
 
@@ -100,8 +102,6 @@ def test_best_is_the_epoch_of_the_highest_validation_accuracy(program: Program, 
     [state] = [state for state in checkpoint["callbacks"].values() if state.get("monitor") == "val/accuracy"]
     datamodule = FashionMNISTDataModule("drawn", batch_size=50)
     datamodule.setup("fit")
-    from fmnist_lightning.module import Classifier
-
     module = Classifier()
     module.load_state_dict(read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"])
     images, labels = datamodule.splits["val"]
@@ -155,6 +155,32 @@ def test_a_resumed_run_goes_on_in_its_folder(program: Program, tmp_path: Path) -
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == first_steps * 3 // 2
     assert metrics_of(run)["epochs"] == 3
     assert list(numbered_runs(tmp_path)) == [0]
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_leaves_no_image_out(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """540 images in batches of 50 are 11 steps; stopped behind step 15, the second epoch has 7 more."""
+    seen: list[torch.Tensor] = []
+    training_step = Classifier.training_step
+
+    def recording_step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        seen.append(batch.indices)
+        if len(seen) == 15:
+            signal.raise_signal(signal.SIGINT)
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", recording_step)
+    options = ["--dataset", "drawn", "--max_epochs", 2, "--batch_size", 50, "--accelerator", "cpu"]
+    status, output = program(train, *options, "--log_dir", tmp_path)
+    assert status == 130
+    [command] = [line for line in output.splitlines() if "--resume" in line]
+    arguments = command.partition("scripts/train.py ")[2].split()
+    status, output = program(train, *arguments)
+    assert status == 0, output
+    assert len(seen) == 22
+    assert torch.cat(seen[11:]).sort().values.tolist() == list(range(540))
+    assert read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")["global_step"] == 22
 
 
 def test_a_run_does_not_go_on_as_another(program: Program, tmp_path: Path) -> None:
@@ -234,3 +260,40 @@ def test_the_validation_cut_is_the_same_for_every_seed() -> None:
         assert len(datamodule.splits["train"].labels) == 540
         assert datamodule.splits["val"].labels.bincount().tolist() == [6] * 10
     assert torch.equal(*cuts)
+
+
+def test_the_module_refuses_auto() -> None:
+    with pytest.raises(ValueError, match="resolve_dataset"):
+        FashionMNISTDataModule("auto")
+
+
+@pytest.mark.real_data
+def test_on_the_real_data_the_metrics_are_scikit_learns_at_any_batch_size(
+    program: Program, tmp_path: Path, real_data_dir: Path
+) -> None:
+    data = ["--dataset", "fashion_mnist", "--data_dir", real_data_dir]
+    run, _ = small_run(program, tmp_path, *data, "--max_epochs", 1, "--batch_size", 512)
+    for batch_size in (512, 777):
+        status, output = program(evaluate, "--run", run, "--batch_size", batch_size, "--accelerator", "cpu")
+        assert status == 0, output
+        predictions, metrics = np.load(run / "predictions.npz"), metrics_of(run)
+        assert metrics["n"] == len(predictions["labels"]) == 10000
+        assert np.array_equal(predictions["labels"], load_split(real_data_dir, train=False).labels.numpy())
+        probs = predictions["probs"].astype(np.float64)
+        reference = by_scikit_learn(probs / probs.sum(axis=1, keepdims=True), predictions["labels"])
+        assert {name: metrics[name] for name in reference} == pytest.approx(reference, abs=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_probabilities_of_the_cpu(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path)
+    on_cpu = np.load(run / "predictions.npz")["probs"]
+    status, output = program(evaluate, "--run", run, "--accelerator", "gpu")
+    assert status == 0, output
+    np.testing.assert_allclose(np.load(run / "predictions.npz")["probs"], on_cpu, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--accelerator", "gpu")
+    assert "threads" not in metrics_of(run)["device"]
