@@ -2,12 +2,14 @@
 
 import gzip
 import hashlib
+import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,10 @@ os.environ["KERAS_HOME"] = os.devnull
 
 from fmnist_lightning import cli, download, drawn
 from fmnist_lightning.data import FILES, FileSpec
+from fmnist_lightning.runs import numbered_runs
+from fmnist_lightning.training import train
 
+Program = Callable[..., tuple[int, str]]
 TINY = {"train": 120, "t10k": 40}  # images in the tiny sets
 IN_CI = os.environ.get("CI") == "true"
 
@@ -155,7 +160,7 @@ def small_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple]]:
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
     """Call a script's function as its command line would: (exit status, what it printed)."""
     handlers = {number: signal.getsignal(number) for number in cli.SIGNALS}
 
@@ -171,3 +176,33 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def small_run(program: Program, log_dir: Path, *arguments: object) -> tuple[Path, str]:
+    """Train on the small drawn set, for tests that use `small_drawn`: the run folder and what was printed."""
+    options = [
+        "--dataset",
+        "drawn",
+        "--max_epochs",
+        2,
+        "--batch_size",
+        50,
+        "--log_dir",
+        log_dir,
+        "--accelerator",
+        "cpu",
+    ]
+    status, output = program(train, *options, *arguments)
+    assert status == 0, output
+    runs = numbered_runs(log_dir)
+    return runs[max(runs)], output
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture
+def trained(program: Program, tmp_path: Path, small_drawn: None) -> Path:
+    """A run of one epoch that was not tested."""
+    return small_run(program, tmp_path / "logs", "--max_epochs", 1, "--test", "false")[0]

@@ -1,18 +1,15 @@
 """What a user can do wrong, with its message and exit status; and how a program stops when it is asked to."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import docstring_parser
 import pytest
 import torch
-from conftest import NOWHERE, use_mirrors
+from conftest import NOWHERE, Program, use_mirrors
 
 from fmnist_lightning.cli import complete_flags, parse
 from fmnist_lightning.data import FILES
@@ -20,7 +17,6 @@ from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.runs import write_config
 from fmnist_lightning.training import train
 
-Program = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parent.parent
 DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
 
@@ -169,13 +165,6 @@ def test_no_run_at_all_is_named(program: Program, tmp_path: Path) -> None:
     assert "train first" in output
 
 
-@pytest.fixture
-def trained(program: Program, tmp_path: Path, small_drawn: None) -> Path:
-    status, output = program(train, *DRAWN, "--max_epochs", 1, "--test", "false", "--log_dir", tmp_path / "logs")
-    assert status == 0, output
-    return tmp_path / "logs" / "version_0"
-
-
 def test_a_checkpoint_of_another_net_is_refused(program: Program, trained: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     name, weight = next(iter(checkpoint["state_dict"].items()))
@@ -193,16 +182,6 @@ def test_a_damaged_checkpoint_is_refused(program: Program, trained: Path) -> Non
     status, output = program(evaluate, "--run", trained)
     assert status == 1
     assert "can't be read as a checkpoint" in output
-
-
-def test_a_damaged_checkpoint_is_not_gone_on_with(program: Program, trained: Path) -> None:
-    path, config = trained / "checkpoints" / "last.ckpt", trained / "config.yaml"
-    path.write_bytes(path.read_bytes()[:-100])
-    before = config.read_text()
-    status, output = program(train, "--config", config, "--max_epochs", 9, "--resume", trained)
-    assert status == 1
-    assert f"{path} can't be read as a checkpoint" in output
-    assert config.read_text() == before
 
 
 def test_weights_without_their_training_are_refused_before_the_test(program: Program, trained: Path) -> None:
@@ -230,47 +209,3 @@ def test_a_config_that_lacks_an_option_is_named(program: Program, trained: Path)
     assert status == 1
     assert "lr" in output
     assert "Traceback" not in output
-
-
-def start_training(tmp_path: Path) -> tuple[subprocess.Popen[str], list[str]]:
-    """A training of its own process that is well under way, and the lines that it prints."""
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *DRAWN, "--max_epochs", "50"]
-    process = subprocess.Popen(
-        [*command, "--log_dir", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    lines: list[str] = []
-    under_way = threading.Event()
-
-    def read() -> None:
-        for line in process.stdout:
-            lines.append(line)
-            if "Total Flops" in line:  # the summary's last line; the first steps follow
-                under_way.set()
-
-    threading.Thread(target=read, daemon=True).start()
-    assert under_way.wait(120), "".join(lines)
-    time.sleep(3)
-    return process, lines
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_prints_the_command_that_goes_on(
-    tmp_path: Path, signum: signal.Signals, status: int
-) -> None:
-    process, lines = start_training(tmp_path)
-    with process:
-        process.send_signal(signum)
-        assert process.wait(60) == status, "".join(lines)
-    output = "".join(lines)
-    run = tmp_path / "version_0"
-    assert f"--resume {run}" in output
-    assert "Traceback" not in output
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] > 0
-    [state] = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
-    assert state["epoch"] * 422 + state["batches_done"] == checkpoint["global_step"]

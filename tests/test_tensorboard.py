@@ -12,27 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from conftest import Program, small_run
 
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.training import train
 
 
 @pytest.fixture
-def logs(program: Callable[..., tuple[int, str]], tmp_path: Path, small_drawn: None) -> Path:
-    status, output = program(
-        train,
-        "--dataset",
-        "drawn",
-        "--max_epochs",
-        2,
-        "--batch_size",
-        50,
-        "--log_dir",
-        tmp_path,
-        "--accelerator",
-        "cpu",
-    )
-    assert status == 0, output
+def logs(program: Program, tmp_path: Path, small_drawn: None) -> Path:
+    small_run(program, tmp_path)
     return tmp_path
 
 

@@ -1,56 +1,24 @@
 """Runs from end to end, in this process, on a small drawn set."""
 
-import json
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NOWHERE, Mirror, use_mirrors
+from conftest import NOWHERE, Mirror, Program, metrics_of, small_run, use_mirrors
 from sklearn.metrics import accuracy_score
 from test_metrics import by_scikit_learn
 
-from fmnist_lightning.batches import Batch
-from fmnist_lightning.callbacks import Predictions
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.data import FILES, load_split
 from fmnist_lightning.datamodule import FashionMNISTDataModule
 from fmnist_lightning.drawn import load_drawn
 from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.module import Classifier
-from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
 
-Program = Callable[..., tuple[int, str]]
 pytestmark = pytest.mark.usefixtures("small_drawn")
-
-
-def small_run(program: Program, log_dir: Path, *arguments: object) -> tuple[Path, str]:
-    """Train on the small drawn set; the run folder and what was printed."""
-    options = [
-        "--dataset",
-        "drawn",
-        "--max_epochs",
-        2,
-        "--batch_size",
-        50,
-        "--log_dir",
-        log_dir,
-        "--accelerator",
-        "cpu",
-    ]
-    status, output = program(train, *options, *arguments)
-    assert status == 0, output
-    runs = numbered_runs(log_dir)
-    return runs[max(runs)], output
-
-
-def metrics_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text())
 
 
 def test_a_run_folder_holds_what_the_design_names(program: Program, tmp_path: Path) -> None:
@@ -145,62 +113,6 @@ def test_the_test_loop_counts_each_image_once_at_any_batch_size(
     assert after["n"] == 200
     names = ("accuracy", "precision", "recall", "f1", "auroc")
     assert {name: after[name] for name in names} == pytest.approx({name: before[name] for name in names}, abs=1e-6)
-
-
-def test_a_resumed_run_goes_on_in_its_folder(program: Program, tmp_path: Path) -> None:
-    run, _ = small_run(program, tmp_path)
-    first_steps = read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
-    status, output = program(train, "--config", run / "config.yaml", "--max_epochs", 3, "--resume", run)
-    assert status == 0, output
-    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == first_steps * 3 // 2
-    assert metrics_of(run)["epochs"] == 3
-    assert list(numbered_runs(tmp_path)) == [0]
-
-
-def test_a_run_stopped_in_the_middle_of_an_epoch_leaves_no_image_out(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """540 images in batches of 50 are 11 steps; stopped behind step 15, the second epoch has 7 more."""
-    seen: list[torch.Tensor] = []
-    training_step = Classifier.training_step
-
-    def recording_step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
-        seen.append(batch.indices)
-        if len(seen) == 15:
-            signal.raise_signal(signal.SIGINT)
-        return training_step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Classifier, "training_step", recording_step)
-    options = ["--dataset", "drawn", "--max_epochs", 2, "--batch_size", 50, "--accelerator", "cpu"]
-    status, output = program(train, *options, "--log_dir", tmp_path)
-    assert status == 130
-    [command] = [line for line in output.splitlines() if "--resume" in line]
-    arguments = command.partition("scripts/train.py ")[2].split()
-    status, output = program(train, *arguments)
-    assert status == 0, output
-    assert len(seen) == 22
-    assert torch.cat(seen[11:]).sort().values.tolist() == list(range(540))
-    assert read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")["global_step"] == 22
-
-
-def test_a_run_does_not_go_on_as_another(program: Program, tmp_path: Path) -> None:
-    run, _ = small_run(program, tmp_path, "--max_epochs", 1)
-    status, output = program(train, "--config", run / "config.yaml", "--batch_size", 64, "--resume", run)
-    assert status == 1
-    assert "can't go on with batch_size 64 instead of 50" in output
-
-
-def test_an_interrupted_test_says_that_the_training_is_saved(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(Predictions, "on_test_batch_end", interrupt)
-    options = ["--dataset", "drawn", "--max_epochs", 1, "--log_dir", tmp_path, "--accelerator", "cpu"]
-    status, output = program(train, *options)
-    assert status == 143
-    assert f"python scripts/test.py --run {tmp_path / 'version_0'}" in output
 
 
 def test_early_stopping_stops_early(program: Program, tmp_path: Path) -> None:
