@@ -55,7 +55,7 @@ def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "| test set, per cent | " + " | ".join(LABELS[name] for name in METRIC_NAMES) + " | seeds | commit |",
         "|---" * (len(METRIC_NAMES) + 3) + "|",
-        "| original (Keras) | " + " | ".join(f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES) + " | 1 | |",
+        "| original (Keras) | " + " | ".join(f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES) + " | one run | |",
     ]
     for recipe, runs in records.items():
         cells = [mean_and_spread([100 * run[name] for run in runs]) for name in METRIC_NAMES]
