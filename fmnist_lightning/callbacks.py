@@ -28,9 +28,9 @@ class Throughput(Callback):
     Lightning's ThroughputMonitor waits for the GPU at every batch; this waits and reads the clock twice an epoch.
     """
 
-    def clock(self) -> float:
-        """Seconds, when an accelerator has done what was asked of it."""
-        if torch.accelerator.is_available():
+    def clock(self, trainer: L.Trainer) -> float:
+        """Seconds, when the accelerator that trains has done what was asked of it."""
+        if trainer.strategy.root_device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
 
@@ -41,21 +41,21 @@ class Throughput(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.images = 0
         self.validation_seconds = 0.0
-        self.start = self.clock()
+        self.start = self.clock(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         batch: Batch = args[1]
         self.images += len(batch.labels) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validation_start = self.clock()
+        self.validation_start = self.clock(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.validation_seconds += self.clock() - self.validation_start
+            self.validation_seconds += self.clock(trainer) - self.validation_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = self.clock() - self.start - self.validation_seconds
+        seconds = self.clock(trainer) - self.start - self.validation_seconds
         pl_module.log("train/images_per_second", self.images / seconds)
 
 
@@ -82,7 +82,9 @@ class HParams(Callback):
         results = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
         options = {name: value if value is not None else "none" for name, value in trainer.logger.hparams.items()}
         writer = trainer.logger.experiment.file_writer
-        for summary in hparams(options, results):
+        experiment, session_start, _ = hparams(options, results)
+        # The third says that the run ended well, which nobody knows yet.
+        for summary in (experiment, session_start):
             writer.add_summary(summary)
 
 

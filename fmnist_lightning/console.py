@@ -13,19 +13,11 @@ LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", 
 # Advertising, and statements that are untrue or no news here.
 UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision")
 UNTRUE_WARNINGS = (
-    # Batches come by one gather from memory, so loader workers would only slow them down.
-    ".*does not have many workers.*",
-    # An epoch has few steps in a smoke run; scalars are logged by the epoch.
-    ".*number of training batches .* is smaller than the logging interval.*",
     # A resumed run writes where it wrote before.
     ".*Checkpoint directory .* exists and is not empty.*",
     # Of calls inside Lightning and TensorBoard's graph writer, which nobody here can change.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*torch.jit.trace.* is deprecated.*",
-    # Dropout draws its masks in Python, which makes the traced graph of TensorBoard differ from call to call.
-    ".*Trace had nondeterministic nodes.*",
-    ".*Output nr 1. of the traced function does not match.*",
-    ".*Converting a tensor to a Python .*",
 )
 
 

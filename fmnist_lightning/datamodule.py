@@ -13,6 +13,12 @@ from fmnist_lightning.drawn import load_drawn
 # The validation cut is the same in every run, whatever its seed, so that all runs are chosen on the same images.
 CUT_SEED = 20170825  # the day on which Fashion-MNIST came out
 
+DRAWN_NOTICE = """
+******************************************************************************
+*  NOT FASHION-MNIST: this run uses the drawn stand-in (--dataset drawn).    *
+*  Its figures show that everything works. They say nothing of the data set. *
+******************************************************************************"""
+
 
 def resolve_dataset(dataset: str, data_dir: Path) -> str:
     """`auto` becomes `fashion_mnist` where its files are or can be fetched, else `drawn`, said aloud."""
@@ -24,13 +30,6 @@ def resolve_dataset(dataset: str, data_dir: Path) -> str:
         print(f"{error}\n{DRAWN_NOTICE}", file=sys.stderr)
         return "drawn"
     return "fashion_mnist"
-
-
-DRAWN_NOTICE = """
-******************************************************************************
-*  NOT FASHION-MNIST: this run uses the drawn stand-in (--dataset drawn).    *
-*  Its figures show that everything works. They say nothing of the data set. *
-******************************************************************************"""
 
 
 class FashionMNISTDataModule(L.LightningDataModule):

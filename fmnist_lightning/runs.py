@@ -109,7 +109,7 @@ def check_same_run(run: Path, options: dict[str, Any]) -> None:
         raise UserError(f"{run} can't go on with {found}: give its own options, {resume_command(run)}")
 
 
-def test_command(run: Path) -> str:
+def testing_command(run: Path) -> str:
     """What to type to test a trained run."""
     return f"python scripts/test.py --run {shlex.quote(str(run))}"
 

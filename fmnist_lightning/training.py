@@ -18,7 +18,7 @@ from fmnist_lightning.runs import (
     find_run,
     new_run,
     resume_command,
-    test_command,
+    testing_command,
     write_config,
 )
 
@@ -108,7 +108,7 @@ def train(
     outputs["logger"].log_hyperparams(options)
     trainer.fit(module, datamodule, ckpt_path=find_checkpoint(run, "last") if resume else None, weights_only=True)
     if test:
-        with advising(f"the training is complete; to test it: {test_command(run)}"):
+        with advising(f"the training is complete; to test it: {testing_command(run)}"):
             run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
 
 
