@@ -80,7 +80,10 @@ class HParams(Callback):
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
         results = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
-        options = {name: value if value is not None else "none" for name, value in trainer.logger.hparams.items()}
+        # The page knows numbers, truths and words.
+        plain = (int, float, str, bool)
+        given = trainer.logger.hparams.items()
+        options = {name: value if isinstance(value, plain) else str(value).lower() for name, value in given}
         writer = trainer.logger.experiment.file_writer
         experiment, session_start, _ = hparams(options, results)
         # The third says that the run ended well, which nobody knows yet.

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import auto_parser
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import extend_base_type, restricted_number_type
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
@@ -19,12 +19,21 @@ from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
 
+
+def check_rate(_: type, rate: float) -> None:
+    """Raise ValueError for a rate that `models.Dropout` can't give: one random byte decides over one activation."""
+    if not 0 <= rate < 1 or rate * 256 % 1:
+        raise ValueError(f"expected a whole number of 256ths in [0, 1), such as 0.125 or {round(rate * 256) / 256}")
+
+
 if TYPE_CHECKING:
     Seed = int
     LearningRate = float
+    Rate = float
 else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
     LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<", math.inf)])
+    Rate = extend_base_type("Rate", float, check_rate)
 
 
 def run(command: Callable[..., Any]) -> int:

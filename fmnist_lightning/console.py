@@ -15,6 +15,8 @@ UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: 
 UNTRUE_WARNINGS = (
     # A resumed run writes where it wrote before.
     ".*Checkpoint directory .* exists and is not empty.*",
+    # Weights are kept in 32 bits in bf16-mixed, so the size is right.
+    "Precision bf16-mixed is not supported by the model summary.*",
     # Of calls inside Lightning and TensorBoard's graph writer, which nobody here can change.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*torch.jit.trace.* is deprecated.*",

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import torch
 
-from fmnist_lightning.batches import Batches
+from fmnist_lightning.batches import Batch, Batches
 from fmnist_lightning.data import DataError, Split, load_split, stratified_cut
 from fmnist_lightning.download import ensure_files
 from fmnist_lightning.drawn import load_drawn
@@ -97,3 +98,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> Batches:
         return self.batches("test")
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Nothing: batches are gathered where they are used, and Lightning's search for tensors in them takes long."""
+        return batch

@@ -8,7 +8,7 @@ from jsonargparse.typing import PositiveInt
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import CHECKPOINTS, PREDICTIONS, find_checkpoint, find_run, read_config, write_metrics
-from fmnist_lightning.training import Accelerator, Precision, check_devices
+from fmnist_lightning.training import Accelerator, Precision
 
 if TYPE_CHECKING:
     import lightning as L
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.module import Classifier
 
-# Those of a run's options that say which data it has.
+# Those of a run's options that say which data it has, and which net trained how.
 DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
+MODULE_OPTIONS = ("model", "lr", "schedule", "dropout")
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
         log_dir: Folder of the run folders version_N.
     """
     folder = find_run(run, Path(log_dir))
-    options = read_config(folder, required=(*DATA_OPTIONS, "model", "lr", "precision"))
+    options = read_config(folder, required=(*DATA_OPTIONS, *MODULE_OPTIONS, "precision"))
     path = find_checkpoint(folder, ckpt)
     given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision}
     options |= {name: value for name, value in given.items() if value is not None}
@@ -53,15 +54,16 @@ def evaluate(
     from fmnist_lightning.callbacks import Predictions
     from fmnist_lightning.console import quiet
     from fmnist_lightning.datamodule import FashionMNISTDataModule
+    from fmnist_lightning.devices import resolve_devices
     from fmnist_lightning.models import MODELS
     from fmnist_lightning.module import Classifier
 
     quiet()
-    check_devices(accelerator, devices, options["precision"])
+    options["precision"] = resolve_devices(accelerator, devices, options["precision"])
     if options["model"] not in MODELS:
         raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
-    module = Classifier(options["model"], options["lr"])
+    module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,

@@ -3,7 +3,7 @@
 Each takes images as they are stored, (B, 1, 28, 28) uint8, scales them itself, and returns logits (B, 10).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -78,24 +78,32 @@ class SeedNet(nn.Module):
     """The original's net, 225,034 parameters.
 
     Source: the Keras listing of Fashion-MNIST-CNN-Dropout; tests/test_keras.py holds the two equal.
-    ReLU comes after pooling here: max(relu(a), relu(b)) = relu(max(a, b)), for a quarter of the work.
+    Two changes make it faster and keep its function. ReLU comes after pooling: max(relu(a), relu(b)) = relu(max(a, b)),
+    for a quarter of the work. And what no logit depends on is not computed: see USED_SIZE.
+
+    `dropout` has the rates behind the two poolings and the dense layer.
     """
 
-    def __init__(self) -> None:
+    # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
+    # first convolution, so 26 of the image's 28; columns likewise. 17 % less work, to the same logits and gradients.
+    USED_SIZE = 26
+
+    def __init__(self, dropout: Sequence[float] = (0.25, 0.25, 0.5)) -> None:
         super().__init__()
+        first, second, dense = dropout
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 32, kernel_size=3),  # (B, 32, 26, 26)
-            nn.MaxPool2d(2),  # (B, 32, 13, 13)
+            nn.Conv2d(1, 32, kernel_size=3),  # (B, 32, 24, 24)
+            nn.MaxPool2d(2),  # (B, 32, 12, 12)
             nn.ReLU(),
-            Dropout(0.25),
-            nn.Conv2d(32, 64, kernel_size=3),  # (B, 64, 11, 11)
+            Dropout(first),
+            nn.Conv2d(32, 64, kernel_size=3),  # (B, 64, 10, 10)
             nn.MaxPool2d(2),  # (B, 64, 5, 5)
             nn.ReLU(),
-            Dropout(0.25),
+            Dropout(second),
             nn.Flatten(),  # (B, 1600)
             nn.Linear(64 * 5 * 5, 128),  # (B, 128)
             nn.ReLU(),
-            Dropout(0.5),
+            Dropout(dense),
             nn.Linear(128, NUM_CLASSES),  # (B, 10)
         )
         init_as_keras(self)
@@ -104,8 +112,8 @@ class SeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
-        dtype = next(self.parameters()).dtype
-        return self.layers(scale_images(images, dtype))
+        used = images[..., : self.USED_SIZE, : self.USED_SIZE]
+        return self.layers(scale_images(used, next(self.parameters()).dtype))
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"seed": SeedNet}
+MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {"seed": SeedNet}

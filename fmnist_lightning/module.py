@@ -1,35 +1,50 @@
 """The LightningModule: it wires net, loss, metrics and optimiser, and knows nothing of their insides."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from fmnist_lightning.batches import Batch
 from fmnist_lightning.data import IMAGE_SIZE
 from fmnist_lightning.metrics import build_metrics
 from fmnist_lightning.models import MODELS, NUM_CLASSES
-from fmnist_lightning.optim import KerasAdam
+from fmnist_lightning.optim import SCHEDULES, KerasAdam
 
 
 class Classifier(L.LightningModule):
-    """A net of MODELS, trained with cross-entropy and Keras's Adam.
+    """A net of MODELS, trained with cross-entropy and Keras's Adam under a schedule of SCHEDULES.
 
     Logs train/loss and train/accuracy, measured with dropout on while the epoch runs, and under val/ and test/ the
     loss and the five metrics of `build_metrics`, each once an epoch.
+
+    Logits are kept, 40 bytes an image, and loss and metrics computed from all of them when the epoch ends: an update
+    and a `log` at each step took a tenth of it (LOG.md, 2026-11-23), and on a GPU each would wait for the device.
     """
 
-    def __init__(self, model: str = "seed", lr: float = 1e-3) -> None:
+    def __init__(
+        self,
+        model: str = "seed",
+        lr: float = 1e-3,
+        schedule: str = "constant",
+        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+    ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters({"model": model, "lr": lr, "schedule": schedule, "dropout": list(dropout)})
         self.lr = lr
-        self.net = MODELS[model]()
-        self.train_accuracy = MulticlassAccuracy(num_classes=NUM_CLASSES, average="micro")
+        self.schedule = schedule
+        self.net = MODELS[model](dropout)
+        train_accuracy = MulticlassAccuracy(num_classes=NUM_CLASSES, average="micro")
+        self.train_metrics = MetricCollection({"accuracy": train_accuracy}, prefix="train/")
         self.val_metrics = build_metrics("val/")
         self.test_metrics = build_metrics("test/")
+        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
         # For the graph in TensorBoard and the summary's sizes.
         self.example_input_array = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
 
@@ -37,30 +52,45 @@ class Classifier(L.LightningModule):
         """Images (B, 1, 28, 28) to logits (B, 10)."""
         return self.net(images)
 
-    def shared_step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        """The mean loss, which it logs, and the probabilities (B, 10), float32 or better."""
+    def logits(self, batch: Batch, stage: str) -> Tensor:
+        """Logits (B, 10), float32 or better, kept with their labels for the figures of `stage`."""
         logits = self(batch.images)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        loss = F.cross_entropy(logits, batch.labels)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.labels))
-        return loss, logits.detach().softmax(dim=1)
+        self.seen[stage].append((logits.detach(), batch.labels))
+        return logits
+
+    def log_figures(self, stage: str, metrics: MetricCollection) -> None:
+        """Log loss and metrics of the epoch of `stage` that ends."""
+        logits, labels = (torch.cat(part) for part in zip(*self.seen[stage], strict=True))
+        self.seen[stage].clear()
+        metrics.update(logits.softmax(dim=1), labels)
+        loss = F.cross_entropy(logits, labels)
+        self.log(f"{stage}/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, probs = self.shared_step(batch, "train")
-        self.train_accuracy.update(probs, batch.labels)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        loss = F.cross_entropy(self.logits(batch, "train"), batch.labels)
+        # Not in on_train_epoch_end, which comes too late for the callbacks that print and save these figures.
+        if self.trainer.is_last_batch:
+            self.log_figures("train", self.train_metrics)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        _, probs = self.shared_step(batch, "val")
-        self.val_metrics.update(probs, batch.labels)
-        self.log_dict(self.val_metrics, on_step=False, on_epoch=True)
+        self.logits(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_figures("val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        _, probs = self.shared_step(batch, "test")
-        self.test_metrics.update(probs, batch.labels)
-        self.log_dict(self.test_metrics, on_step=False, on_epoch=True)
-        return {"probs": probs}
+        return {"probs": self.logits(batch, "test").softmax(dim=1)}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return KerasAdam(self.parameters(), lr=self.lr)
+    def on_test_epoch_end(self) -> None:
+        self.log_figures("test", self.test_metrics)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = KerasAdam(self.parameters(), lr=self.lr)
+        if self.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = SCHEDULES[self.schedule](optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -18,7 +18,7 @@ PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
 HPARAMS = "hparams.yaml"
 # What a run can't change when it goes on.
-FIXED_OPTIONS = ("dataset", "val_fraction", "model", "batch_size", "lr", "seed", "precision")
+FIXED_OPTIONS = ("dataset", "val_fraction", "model", "batch_size", "lr", "schedule", "dropout", "seed", "precision")
 VERSION = re.compile(r"version_(\d+)")
 
 
@@ -102,8 +102,10 @@ def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
 
 def check_same_run(run: Path, options: dict[str, Any]) -> None:
     """Raise UserError where options would make a resumed run another one than it was."""
-    before = read_config(run, required=FIXED_OPTIONS)
-    changed = [name for name in FIXED_OPTIONS if options[name] != before[name]]
+    # A schedule over the whole training is another one over a longer training.
+    fixed = FIXED_OPTIONS if options["schedule"] == "constant" else (*FIXED_OPTIONS, "max_epochs")
+    before = read_config(run, required=fixed)
+    changed = [name for name in fixed if options[name] != before[name]]
     if changed:
         found = ", ".join(f"{name} {options[name]} instead of {before[name]}" for name in changed)
         raise UserError(f"{run} can't go on with {found}: give its own options, {resume_command(run)}")

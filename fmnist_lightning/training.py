@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Seed
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.runs import (
     CHECKPOINTS,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
-Precision = Literal["32-true", "bf16-mixed", "64-true"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
 
 def train(
@@ -39,11 +38,13 @@ def train(
     max_epochs: PositiveInt = 40,
     batch_size: PositiveInt = 128,
     lr: LearningRate = 1e-3,
+    schedule: Literal["constant", "one_cycle"] = "constant",
+    dropout: tuple[Rate, Rate, Rate] = (0.25, 0.25, 0.5),
     patience: PositiveInt | None = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
-    precision: Precision = "32-true",
+    precision: Precision = "auto",
     test: bool = True,
     log_dir: str = LOG_DIR,
     resume: str | None = None,
@@ -59,12 +60,14 @@ def train(
         model: The net: seed is the original's.
         max_epochs: Passes over the training set.
         batch_size: Images in a step, all devices together.
-        lr: Learning rate of Adam.
+        lr: Learning rate of Adam; the highest of one_cycle.
+        schedule: Of the learning rate: constant; one_cycle, up and then down to nearly nothing over the whole training.
+        dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths.
         patience: Stop after so many epochs without a better val/accuracy.
         seed: Of weights, order and dropout. The validation cut does not depend on it.
         accelerator: Where to compute.
         devices: Which device, as Lightning names them. This version trains on one.
-        precision: Arithmetic, as Lightning names it.
+        precision: Arithmetic, as Lightning names it; auto, the one that was measured to be fastest on such a device.
         test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         log_dir: Folder of the run folders version_N.
         resume: Run folder to go on in, or last. Give that run's options too, by --config RUN_DIR/config.yaml.
@@ -75,24 +78,25 @@ def train(
 
     from fmnist_lightning.console import quiet
     from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
+    from fmnist_lightning.devices import resolve_devices
     from fmnist_lightning.evaluation import run_test_loop
     from fmnist_lightning.module import Classifier
 
     quiet()
-    check_devices(accelerator, devices, precision)
+    options["precision"] = arithmetic = resolve_devices(accelerator, devices, precision)
     options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
     datamodule = FashionMNISTDataModule(resolved, data_dir, batch_size, val_fraction, seed)
     datamodule.prepare_data()
     datamodule.setup("fit")
     L.seed_everything(seed, verbose=False)
-    module = Classifier(model, lr)
+    module = Classifier(model, lr, schedule, dropout)
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run = None if fast_dev_run else open_run(Path(log_dir), resume, options, module)
     outputs = output_options(run, resolved, patience)
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,
-        precision=precision,
+        precision=arithmetic,
         max_epochs=max_epochs,
         fast_dev_run=fast_dev_run,
         log_every_n_steps=1,  # all scalars are by the epoch
@@ -124,26 +128,6 @@ def open_run(log_dir: Path, resume: str | None, options: dict[str, Any], module:
     load_weights(module, read_checkpoint(last), last)
     (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
     return run
-
-
-def check_devices(accelerator: str, devices: int | str, precision: str) -> None:
-    """Raise UserError where this machine has no such device, or the options name more than one.
-
-    Also turns TF32 off: cuDNN's convolutions use it by default, and 32-true would then mean 10 bits of 23.
-    """
-    import lightning as L
-    import torch
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
-    try:
-        fabric = L.Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
-    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        cure = "use --accelerator auto, which takes what this machine has"
-        raise UserError(f"{asked}: {error}; {cure}") from error
-    torch.backends.cudnn.allow_tf32 = False
-    if fabric.world_size != 1:
-        raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
 
 
 def output_options(run: Path | None, dataset: str, patience: int | None) -> dict[str, Any]:

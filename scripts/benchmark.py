@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse.typing import PositiveInt
 
 from fmnist_lightning.cli import run
-from fmnist_lightning.training import Accelerator, check_devices
+from fmnist_lightning.training import Accelerator
 
 
 def benchmark(
@@ -26,15 +26,16 @@ def benchmark(
         accelerator: Where to compute.
         output: File of the record.
     """
-    check_devices(accelerator, 1, "32-true")
     import lightning as L
 
     from fmnist_lightning.benchmarking import measure, speed_table, write_record
     from fmnist_lightning.console import quiet
     from fmnist_lightning.data import Split
+    from fmnist_lightning.devices import resolve_devices
     from fmnist_lightning.drawn import load_drawn
 
     quiet()
+    resolve_devices(accelerator, 1, "32-true")
     device = L.Fabric(accelerator=accelerator, devices=1).device
     split = Split(*(part[:images].to(device) for part in load_drawn(train=True)))
     figures = measure(split, batch_size, accelerator, repeats)

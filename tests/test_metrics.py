@@ -13,9 +13,9 @@ def by_scikit_learn(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     predicted = probs.argmax(axis=1)
     return {
         "accuracy": sk.accuracy_score(labels, predicted),
-        "precision": sk.precision_score(labels, predicted, average="macro"),
-        "recall": sk.recall_score(labels, predicted, average="macro"),
-        "f1": sk.f1_score(labels, predicted, average="macro"),
+        "precision": sk.precision_score(labels, predicted, average="macro", zero_division=0),
+        "recall": sk.recall_score(labels, predicted, average="macro", zero_division=0),
+        "f1": sk.f1_score(labels, predicted, average="macro", zero_division=0),
         "auroc": sk.roc_auc_score(labels, probs, multi_class="ovr", average="macro"),
     }
 

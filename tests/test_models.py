@@ -38,13 +38,18 @@ def test_weights_start_glorot_uniform_and_biases_zero() -> None:
         assert layer.weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.12)
 
 
-def test_relu_behind_pooling_is_relu_before_pooling() -> None:
-    """Value and gradient, against the order of the original's listing."""
+def as_listed(net: SeedNet) -> nn.Sequential:
+    """The same layers in the order of the original's listing, on whole images, without dropout."""
+    convolution, second_convolution, dense, output = (net.layers[number] for number in (0, 4, 9, 12))
+    features = (convolution, nn.ReLU(), nn.MaxPool2d(2), second_convolution, nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(*features, nn.Flatten(), dense, nn.ReLU(), output)
+
+
+def test_relu_behind_pooling_and_the_unused_border_change_nothing() -> None:
+    """Value and gradient, against the order of the original's listing on whole images."""
     torch.manual_seed(0)
     ours = SeedNet().eval()
-    plain = nn.Sequential(
-        ours.layers[0], nn.ReLU(), nn.MaxPool2d(2), ours.layers[4], nn.ReLU(), nn.MaxPool2d(2), *ours.layers[8:]
-    )
+    plain = as_listed(ours)
     images = torch.rand(16, 1, 28, 28)
     labels = torch.randint(0, 10, (16,))
     gradients = []
@@ -54,6 +59,31 @@ def test_relu_behind_pooling_is_relu_before_pooling() -> None:
     torch.testing.assert_close(ours(images), plain(images), rtol=1e-5, atol=1e-6)
     for mine, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_the_listing_sees_just_the_pixels_that_the_seed_net_uses() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(64, 1, 28, 28, requires_grad=True)
+    as_listed(SeedNet())(images).square().sum().backward()
+    seen = images.grad.abs().sum(dim=(0, 1)) > 0
+    used = torch.zeros(28, 28, dtype=torch.bool)
+    used[: SeedNet.USED_SIZE, : SeedNet.USED_SIZE] = True
+    assert torch.equal(seen, used)
+
+
+def test_bf16_gives_the_logits_of_32_bits_within_its_rounding() -> None:
+    torch.manual_seed(0)
+    net = SeedNet().eval()
+    images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = net(images)
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), net(images), rtol=0.05, atol=0.02)
+
+
+def test_dropout_has_the_rates_that_the_net_was_given() -> None:
+    layers = SeedNet(dropout=(0.125, 0, 0.5)).layers
+    assert [layer.rate for layer in layers if isinstance(layer, Dropout)] == [0.125, 0, 0.5]
 
 
 @pytest.mark.parametrize("rate", [0.25, 0.5])

@@ -22,6 +22,6 @@ def test_a_recipe_is_accepted_and_its_options_arrive(recipe: Path) -> None:
     assert {name: parsed[name] for name in options} == options
 
 
-def test_the_seed_recipe_is_the_default() -> None:
+def test_the_seed_recipe_is_the_default_in_32_bits() -> None:
     [recipe] = [path for path in RECIPES if path.stem == "seed"]
-    assert parse(train, ["--config", str(recipe)]) == parse(train, [])
+    assert parse(train, ["--config", str(recipe)]) == {**parse(train, []), "precision": "32-true"}

@@ -1,0 +1,61 @@
+"""Which device and which arithmetic a training uses, and how its memory is kept."""
+
+import ctypes
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from fmnist_lightning.errors import UserError
+
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+NEVER = 2**31 - 1
+
+
+def resolve_devices(accelerator: str, devices: int | str, precision: str) -> Any:
+    """Make ready for the device that the options name; return what `precision` means there, as a Trainer takes it.
+
+    Raises UserError where this machine has no such device, or the options name more than one. Also turns TF32 off:
+    cuDNN's convolutions use it by default, and 32-true would then mean 10 bits of 23.
+    """
+    asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
+    chosen: Any = "32-true" if precision == "auto" else precision
+    try:
+        fabric = L.Fabric(accelerator=accelerator, devices=devices, precision=chosen)
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        cure = "use --accelerator auto, which takes what this machine has"
+        raise UserError(f"{asked}: {error}; {cure}") from error
+    if fabric.world_size != 1:
+        raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
+    torch.backends.cudnn.allow_tf32 = False
+    keep_freed_memory()
+    return fastest_precision(fabric.device) if precision == "auto" else precision
+
+
+def fastest_precision(device: torch.device) -> str:
+    """The precision in which the seed net was measured to train fastest: bf16-mixed where a CPU computes in bf16.
+
+    Without those instructions bf16 is emulated, and slower (LOG.md, 2026-11-23). Older torch can't tell.
+    GPUs stay at 32-true until they are measured: at the original's batch size the net keeps a GPU waiting for work,
+    and bf16-mixed only adds casts.
+    """
+    capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    has_bf16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return "bf16-mixed" if device.type == "cpu" and has_bf16 else "32-true"
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what a training step frees for the next one, which needs just as much.
+
+    Else it gives megabytes back to the system and takes them again at each step, as it happens to lie in memory: up to
+    3,400 page faults a step and a third of the speed (LOG.md, 2026-11-23). The peak is the same. Other C libraries
+    are left alone.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+        libc.mallopt(M_MMAP_THRESHOLD, NEVER)
