@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Keras on TensorFlow, which wants other versions than this project.
+BENCH_VENV := .venv-bench
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -25,8 +27,8 @@ format: $(VENV)/.ready ## Bring the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready ## Measure speed on this machine, on the drawn stand-in
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine beside Keras and other peers (ARGS="--growth": data and batch sizes)
+	$(BIN)/python scripts/benchmark.py --keras_python $(BENCH_VENV)/bin/python $(ARGS)
 
 results: $(VENV)/.ready ## Rebuild README's tables from the records in results/
 	$(BIN)/python scripts/results.py $(ARGS)
@@ -37,9 +39,11 @@ tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 lock: ## Pin all dependencies anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS)
+	printf 'keras\ntensorflow-cpu\n' | uv pip compile - --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o benchmarks/requirements.lock $(ARGS)
 
 clean: ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -47,4 +51,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BENCH_VENV)/.ready: benchmarks/requirements.lock
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --require-hashes -r benchmarks/requirements.lock
 	@touch $@

@@ -1,79 +1,218 @@
-"""How fast this machine trains the seed net: through the Trainer, and by the bare loop that it wraps."""
+"""The speed of training beside its peers: whole programs, one at a time and in turn, timed by the lines they print."""
 
 import json
+import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightning as L
-from torch.nn import functional as F
+import numpy as np
+import torch
+from torch import Tensor
 
-from fmnist_lightning.batches import Batches
-from fmnist_lightning.callbacks import Throughput
-from fmnist_lightning.data import Split
+from fmnist_lightning.console import DATASET_NAMES
+from fmnist_lightning.data import TORCHVISION_FOLDER, load_split
+from fmnist_lightning.devices import fastest_precision
+from fmnist_lightning.drawn import load_drawn
 from fmnist_lightning.environment import environment
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
-from fmnist_lightning.models import SeedNet
-from fmnist_lightning.module import Classifier
-from fmnist_lightning.optim import KerasAdam
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS, SCRIPTS = ROOT / "benchmarks", ROOT / "scripts"
+EPOCH_LINE = re.compile(r"\bepoch \d+/\d+")
+TRAIN_SECONDS = re.compile(r"\btrain_seconds ([\d.]+)")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
-def bare_loop(split: Split, batch_size: int) -> float:
-    """Images per second of one epoch: gather, forward, backward, step, and nothing else. On the split's device."""
-    net = SeedNet().to(split.images.device)
-    optimizer = KerasAdam(net.parameters(), lr=1e-3)
-    start = time.perf_counter()
-    for images, labels, _ in Batches(split, batch_size, seed=0):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(net(images), labels)
-        loss.backward()
-        optimizer.step()
-    loss.item()  # waits for a GPU
-    return len(split.labels) / (time.perf_counter() - start)
+class Observation(NamedTuple):
+    """What a program did: the lines that it printed, each with its time, and what it took in all."""
+
+    lines: list[tuple[float, str]]  # seconds since its start
+    seconds: float
+    peak_mb: float  # resident memory at its highest
 
 
-def through_trainer(split: Split, batch_size: int, accelerator: str) -> float:
-    """Images per second of the same epoch through Lightning, with its loss and metrics, without files or a bar."""
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_epochs=1,
-        limit_val_batches=0,  # training alone is timed; Lightning wants the loader all the same
-        callbacks=[Throughput()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Classifier(), Batches(split, batch_size, seed=0), Batches(split, batch_size))
-    return float(trainer.callback_metrics["train/images_per_second"])
+def observe(command: list[str]) -> Observation:
+    """Run a program to its end. Raises UserError, with its last words, where it fails."""
+    lines = []
+    with tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        with ThreadPoolExecutor(1) as watcher, process:
+            peak = watcher.submit(peak_memory, process)
+            for line in process.stdout or ():
+                lines.append((time.perf_counter() - start, line))
+            process.wait()
+            seconds = time.perf_counter() - start
+        if process.returncode:
+            errors.seek(0)
+            last_words = " ".join(errors.read().strip().splitlines()[-1:])
+            raise UserError(f"{' '.join(command)} ended with status {process.returncode}: {last_words}")
+    return Observation(lines, seconds, peak.result())
 
 
-def measure(split: Split, batch_size: int, accelerator: str, repeats: int) -> dict[str, list[float]]:
-    """Both, in turn, so that a machine whose speed drifts slows both alike. The first round warms up and is dropped."""
-    figures: dict[str, list[float]] = {"bare loop": [], "Trainer": []}
-    for _ in range(repeats + 1):
-        figures["bare loop"].append(bare_loop(split, batch_size))
-        figures["Trainer"].append(through_trainer(split, batch_size, accelerator))
-    return {name: values[1:] for name, values in figures.items()}
+def peak_memory(process: subprocess.Popen[str]) -> float:
+    """The highest resident memory of a program, in MB, as Linux tells it while it runs; 0 elsewhere.
+
+    `wait4` tells it too, but counts the memory of the parent that the program was forked from.
+    """
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
+        try:
+            found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        except OSError:  # it has just ended
+            break
+        peak = int(found[1]) if found else peak
+        time.sleep(0.05)
+    return peak / 1024
 
 
-def speed_table(figures: dict[str, list[float]]) -> str:
-    """Median images per second, and seconds for the 54,000 images of an epoch of Fashion-MNIST."""
-    lines = [f"{'path':<10} {'images/s':>9} {'s an epoch':>11}   range of images/s"]
-    for name, values in figures.items():
-        median = statistics.median(values)
-        lines.append(f"{name:<10} {median:>9.0f} {54000 / median:>11.2f}   {min(values):.0f} to {max(values):.0f}")
-    ratios = [bare / ours for bare, ours in zip(*figures.values(), strict=True)]
-    lines.append(f"time of the Trainer over time of the bare loop, median of pairs: {statistics.median(ratios):.3f}")
-    return "\n".join(lines)
+def figures(observation: Observation) -> dict[str, list[float]]:
+    """Seconds between one epoch's line and the next, so without the first epoch, in which everything warms up.
 
-
-def write_record(path: Path, figures: dict[str, list[float]], split: Split, batch_size: int) -> None:
-    record = {
-        "images_per_second": figures,
-        "images": len(split.labels),
-        "batch_size": batch_size,
-        **environment(split.images.device),
+    `train` is the part that the program itself says was training, where it does.
+    """
+    spoken = [(at, line) for at, line in observation.lines if EPOCH_LINE.search(line)]
+    if len(spoken) < 2:
+        raise ValueError(f"{len(spoken)} lines of epochs; at least two are needed, since the first warms up")
+    parts = [TRAIN_SECONDS.search(line) for _, line in spoken[1:]]
+    return {
+        "epoch": [later - earlier for (earlier, _), (later, _) in pairwise(spoken)],
+        "train": [float(part[1]) for part in parts if part],
+        "peak_mb": [observation.peak_mb],
     }
+
+
+def peers(keras_python: str | None, data: Path, dataset: str, log_dir: Path, accelerator: str) -> dict[str, list[str]]:
+    """The command of each program by its name. `data` holds the files in torchvision's layout, unpacked."""
+    python, epochs = sys.executable, "2"
+    ours = [python, str(SCRIPTS / "train.py"), "--accelerator", accelerator, "--max_epochs", epochs]
+    ours += ["--dataset", dataset, "--data_dir", str(data), "--log_dir", str(log_dir), "--test", "false"]
+    data_dir = str(data) if dataset == "fashion_mnist" else dataset
+
+    def program(name: str, *arguments: str, python: str = python) -> list[str]:
+        return [python, str(PROGRAMS / f"{name}.py"), *arguments]
+
+    commands = {}
+    if keras_python:
+        commands["keras"] = program("keras_tensorflow", str(data), epochs, python=keras_python)
+    commands["idiomatic"] = program("idiomatic_lightning", str(data), epochs, accelerator)
+    for precision in PRECISIONS:
+        commands[f"ours {precision}"] = [*ours, "--precision", precision]
+        commands[f"bare {precision}"] = program("bare_loop", data_dir, epochs, accelerator, precision)
+        commands[f"floor {precision}"] = program("floor", epochs, accelerator, precision)
+    return commands
+
+
+def measure_speed(commands: dict[str, list[str]], rounds: int) -> list[dict[str, dict[str, list[float]]]]:
+    """All programs once a round, so that a machine whose speed drifts slows all alike."""
+    measured: list[dict[str, dict[str, list[float]]]] = []
+    for number in range(rounds):
+        measured.append({})
+        for name, command in commands.items():
+            measured[-1][name] = figures(observe(command))
+            seconds = statistics.median(measured[-1][name]["epoch"])
+            print(f"round {number + 1}/{rounds}  {name:<18} {seconds:6.2f} s an epoch", flush=True)
+    return measured
+
+
+def measure_startup(dataset: str, data_dir: str, log_dir: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peak memory of `--help`, of imports, of imports and data, of a first step, and of the test loop.
+
+    The test loop tests a run that is in `log_dir` already.
+    """
+    train, test, startup = (
+        [sys.executable, str(path)] for path in (SCRIPTS / "train.py", SCRIPTS / "test.py", PROGRAMS / "startup.py")
+    )
+    commands = {
+        "help": [*train, "--help"],
+        **{until: [*startup, until, dataset, data_dir, str(log_dir / until)] for until in ("imports", "data", "step")},
+        "test": [*test, "--log_dir", str(log_dir)],
+    }
+    measured: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "peak_mb": []} for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            seen = observe(command)
+            measured[name]["seconds"].append(seen.seconds)
+            measured[name]["peak_mb"].append(seen.peak_mb)
+    return measured
+
+
+def measure_growth(dataset: str, data_dir: str, log_dir: Path) -> list[dict[str, float]]:
+    """Seconds for each 54,000 images, and peak memory, with more data and with other batch sizes."""
+    cases = [(copies, 128) for copies in (1, 2, 4, 8)] + [(1, 2**power) for power in range(5, 12) if power != 7]
+    rows = []
+    for copies, batch_size in cases:
+        command = [sys.executable, str(PROGRAMS / "growth.py"), str(copies), str(batch_size)]
+        seen = observe([*command, dataset, data_dir, str(log_dir), "3"])
+        seconds = statistics.median(figures(seen)["epoch"]) / copies
+        rows.append({"copies": copies, "batch_size": batch_size, "seconds": seconds, "peak_mb": seen.peak_mb})
+        print(f"{copies} x data, batch size {batch_size}: {seconds:.2f} s, {seen.peak_mb:.0f} MB", flush=True)
+    return rows
+
+
+def write_layout(folder: Path, dataset: str, data_dir: str) -> None:
+    """Write the data as unpacked IDX files where torchvision looks for them, for all programs to read alike."""
+    raw = folder / TORCHVISION_FOLDER
+    raw.mkdir(parents=True)
+    for prefix, train in (("train", True), ("t10k", False)):
+        images, labels = load_drawn(train=train) if dataset == "drawn" else load_split(Path(data_dir), train=train)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images.squeeze(1)))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(labels.to(torch.uint8)))
+
+
+def idx_bytes(values: Tensor) -> bytes:
+    """What `parse_idx` reads."""
+    return bytes([0, 0, 8, values.dim()]) + np.array(values.shape, ">i4").tobytes() + values.numpy().tobytes()
+
+
+def record_speed(
+    path: Path, dataset: str, data_dir: str, rounds: int, accelerator: str, keras_python: str | None
+) -> dict[str, Any]:
+    """Measure all programs and the start-up, write the record, return it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, log_dir = Path(folder, "data"), Path(folder, "logs")
+        write_layout(data, dataset, data_dir)
+        commands = peers(keras_python, data, dataset, log_dir, accelerator)
+        measured = {
+            "rounds": measure_speed(commands, rounds),
+            "startup": measure_startup(dataset, str(data), log_dir, rounds),
+        }
+    return write_record(path, measured, dataset, accelerator, keras_python)
+
+
+def record_growth(path: Path, dataset: str, data_dir: str) -> dict[str, Any]:
+    """Measure more data and other batch sizes, write the record, return it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, log_dir = Path(folder, "data"), Path(folder, "logs")
+        write_layout(data, dataset, data_dir)
+        measured = {
+            "growth": measure_growth(dataset, str(data), log_dir),
+            "precision": fastest_precision(torch.device("cpu")),
+        }
+    return write_record(path, measured, dataset, "cpu", None)
+
+
+def write_record(
+    path: Path, measured: dict[str, Any], dataset: str, accelerator: str, keras_python: str | None
+) -> dict[str, Any]:
+    device = L.Fabric(accelerator=accelerator, devices=1).device
+    record = {**measured, "dataset": DATASET_NAMES[dataset], **environment(device)}
+    if keras_python:
+        command = [
+            keras_python,
+            "-c",
+            "from importlib.metadata import version as v; print(v('keras'), v('tensorflow-cpu'))",
+        ]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        record["versions"] |= dict(zip(("keras", "tensorflow"), told, strict=True))
     write_text(path, json.dumps(record, indent=2) + "\n")
+    return record

@@ -7,7 +7,15 @@ from jsonargparse.typing import PositiveInt
 
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs import CHECKPOINTS, PREDICTIONS, find_checkpoint, find_run, read_config, write_metrics
+from fmnist_lightning.runs import (
+    CHECKPOINTS,
+    MODULE_OPTIONS,
+    PREDICTIONS,
+    find_checkpoint,
+    find_run,
+    read_config,
+    write_metrics,
+)
 from fmnist_lightning.training import Accelerator, Precision
 
 if TYPE_CHECKING:
@@ -16,9 +24,8 @@ if TYPE_CHECKING:
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.module import Classifier
 
-# Those of a run's options that say which data it has, and which net trained how.
+# Those of a run's options that say which data it has.
 DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
-MODULE_OPTIONS = ("model", "lr", "schedule", "dropout")
 
 
 def evaluate(

@@ -15,11 +15,11 @@ from fmnist_lightning.batches import Batch
 from fmnist_lightning.data import IMAGE_SIZE
 from fmnist_lightning.metrics import build_metrics
 from fmnist_lightning.models import MODELS, NUM_CLASSES
-from fmnist_lightning.optim import SCHEDULES, KerasAdam
+from fmnist_lightning.optim import OPTIMIZERS, SCHEDULES
 
 
 class Classifier(L.LightningModule):
-    """A net of MODELS, trained with cross-entropy and Keras's Adam under a schedule of SCHEDULES.
+    """A net of MODELS, trained with cross-entropy by one of OPTIMIZERS under a schedule of SCHEDULES.
 
     Logs train/loss and train/accuracy, measured with dropout on while the epoch runs, and under val/ and test/ the
     loss and the five metrics of `build_metrics`, each once an epoch.
@@ -31,14 +31,19 @@ class Classifier(L.LightningModule):
     def __init__(
         self,
         model: str = "seed",
+        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+        optimizer: str = "adam",
         lr: float = 1e-3,
         schedule: str = "constant",
-        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters({"model": model, "lr": lr, "schedule": schedule, "dropout": list(dropout)})
+        dropout = list(dropout)
+        self.save_hyperparameters()
+        self.optimizer = optimizer
         self.lr = lr
         self.schedule = schedule
+        self.label_smoothing = label_smoothing
         self.net = MODELS[model](dropout)
         train_accuracy = MulticlassAccuracy(num_classes=NUM_CLASSES, average="micro")
         self.train_metrics = MetricCollection({"accuracy": train_accuracy}, prefix="train/")
@@ -69,7 +74,8 @@ class Classifier(L.LightningModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self.logits(batch, "train"), batch.labels)
+        logits = self.logits(batch, "train")
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         # Not in on_train_epoch_end, which comes too late for the callbacks that print and save these figures.
         if self.trainer.is_last_batch:
             self.log_figures("train", self.train_metrics)
@@ -88,7 +94,7 @@ class Classifier(L.LightningModule):
         self.log_figures("test", self.test_metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = KerasAdam(self.parameters(), lr=self.lr)
+        optimizer = OPTIMIZERS[self.optimizer](self.net.parameters(), lr=self.lr)
         if self.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

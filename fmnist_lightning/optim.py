@@ -1,4 +1,4 @@
-"""Keras's Adam, exactly, and the schedules of its learning rate."""
+"""Keras's Adam, exactly; Muon for short trainings; schedules of the learning rate."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +10,9 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 # Keras's defaults for `optimizer="adam"`: https://keras.io/api/optimizers/adam/
 KERAS_BETAS = (0.9, 0.999)
 KERAS_EPSILON = 1e-7
+# Muon's own, and the coefficients of its iteration: https://kellerjordan.github.io/posts/muon/
+MUON_MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class KerasAdam(torch.optim.Adam):
@@ -32,13 +35,71 @@ class KerasAdam(torch.optim.Adam):
         return super().step(closure)
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Up from a 25th of the optimiser's rate to that rate in 30 % of the steps, then down to nearly 0, by cosines.
+class MuonWithAdam(KerasAdam):
+    """Muon for weights with two or more axes but the first and the last layer's, Keras's Adam for the rest.
 
-    Source: Smith and Topin, https://arxiv.org/abs/1708.07120, with torch's defaults; Adam's betas stay as they are.
+    Muon steps along the momentum with all its singular values made nearly one, so that every direction of a layer
+    learns alike; its steps are as large as Adam's, so one learning rate serves both. tests/test_optim.py holds it to
+    torch's own Muon, which takes no weights of convolutions.
+    Source: Jordan et al., https://kellerjordan.github.io/posts/muon/; sizes: https://arxiv.org/abs/2502.16982.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, lr)
+        [group] = self.param_groups
+        self.hidden = [parameter for parameter in group["params"] if parameter.dim() > 1][1:-1]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for weight in self.hidden:
+            if weight.grad is not None:
+                self.muon_step(weight, weight.grad)
+                weight.grad = None  # Adam passes over what has no gradient
+        super().step()
+        return loss
+
+    @torch.no_grad()
+    def muon_step(self, weight: Tensor, gradient: Tensor) -> None:
+        [group] = self.param_groups
+        state = self.state[weight]
+        if not state:
+            # `step` is not used here, but Adam looks for it in every state that it loads.
+            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(weight)
+        state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
+        nesterov = gradient.lerp(state["momentum"], MUON_MOMENTUM)
+        update = orthogonalize(nesterov.flatten(1))
+        size = 0.2 * max(update.shape) ** 0.5  # Adam's steps have a root mean square of about 0.2
+        weight.sub_(update.view_as(weight).to(weight.dtype), alpha=group["lr"] * size)
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """The matrix (rows, columns) with its singular values moved to about one, in bf16.
+
+    Five steps of a Newton-Schulz iteration whose coefficients are made for speed: they end between 0.7 and 1.2.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        wide = torch.addmm(wide, polynomial, wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+OPTIMIZERS: dict[str, type[KerasAdam]] = {"adam": KerasAdam, "muon": MuonWithAdam}
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """Up from a 25th of the optimiser's rate to that rate in a fifth of the steps, then down to nearly 0, by cosines.
+
+    Source: Smith and Topin, https://arxiv.org/abs/1708.07120; Adam's betas stay as they are.
     """
     [rate] = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=rate, total_steps=steps, cycle_momentum=False)
+    return OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.2, cycle_momentum=False)
 
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int], LRScheduler]] = {"one_cycle": one_cycle}

@@ -13,7 +13,10 @@ from fmnist_lightning.files import write_text
 from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL
 from fmnist_lightning.runs import METRICS, read_config
 
-BEGIN, END = "<!-- results: begin; made by `make results` -->", "<!-- results: end -->"
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines of README between which the table `name` goes."""
+    return f"<!-- {name}: begin; made by `make results` -->", f"<!-- {name}: end -->"
 
 
 def add_record(run: Path, recipe: Path, results: Path) -> Path:
@@ -71,11 +74,11 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def update_readme(readme: Path, table: str) -> None:
-    """Put the table between its two marks. Raises UserError where they are missing."""
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(f"{readme} lacks the lines {BEGIN} and {END}, between which the table goes")
-    write_text(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
+def update_readme(readme: Path, name: str, table: str) -> None:
+    """Put a table between its two marks. Raises UserError where they are missing."""
+    begin, end = marks(name)
+    before, found_begin, rest = readme.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise UserError(f"{readme} lacks the lines {begin} and {end}, between which the table goes")
+    write_text(readme, f"{before}{begin}\n{table}\n{end}{after}")

@@ -17,8 +17,10 @@ METRICS = "metrics.json"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
 HPARAMS = "hparams.yaml"
+# Those of a run's options that say which net is trained how: the arguments of `Classifier`.
+MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "schedule", "label_smoothing")
 # What a run can't change when it goes on.
-FIXED_OPTIONS = ("dataset", "val_fraction", "model", "batch_size", "lr", "schedule", "dropout", "seed", "precision")
+FIXED_OPTIONS = ("dataset", "val_fraction", "batch_size", *MODULE_OPTIONS, "seed", "precision")
 VERSION = re.compile(r"version_(\d+)")
 
 

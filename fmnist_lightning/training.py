@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed, Share
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.runs import (
     CHECKPOINTS,
     HPARAMS,
+    MODULE_OPTIONS,
     PREDICTIONS,
     check_same_run,
     find_checkpoint,
@@ -35,11 +36,13 @@ def train(
     data_dir: str = DATA_DIR,
     val_fraction: OpenUnitInterval = 0.1,
     model: Literal["seed"] = "seed",
+    dropout: tuple[Rate, Rate, Rate] = (0.25, 0.25, 0.5),
     max_epochs: PositiveInt = 40,
     batch_size: PositiveInt = 128,
+    optimizer: Literal["adam", "muon"] = "adam",
     lr: LearningRate = 1e-3,
     schedule: Literal["constant", "one_cycle"] = "constant",
-    dropout: tuple[Rate, Rate, Rate] = (0.25, 0.25, 0.5),
+    label_smoothing: Share = 0.0,
     patience: PositiveInt | None = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
@@ -58,11 +61,13 @@ def train(
             into it. The environment variable FMNIST_DATA_DIR sets the default.
         val_fraction: Share of the training set, balanced by class, that is kept for validation.
         model: The net: seed is the original's.
+        dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths.
         max_epochs: Passes over the training set.
         batch_size: Images in a step, all devices together.
-        lr: Learning rate of Adam; the highest of one_cycle.
+        optimizer: adam is Keras's; muon has Muon for the hidden layers' weights and Keras's Adam for the rest.
+        lr: Learning rate; the highest of one_cycle.
         schedule: Of the learning rate: constant; one_cycle, up and then down to nearly nothing over the whole training.
-        dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths.
+        label_smoothing: Share of each label that is spread over all classes, in the loss that is trained, not logged.
         patience: Stop after so many epochs without a better val/accuracy.
         seed: Of weights, order and dropout. The validation cut does not depend on it.
         accelerator: Where to compute.
@@ -89,7 +94,7 @@ def train(
     datamodule.prepare_data()
     datamodule.setup("fit")
     L.seed_everything(seed, verbose=False)
-    module = Classifier(model, lr, schedule, dropout)
+    module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run = None if fast_dev_run else open_run(Path(log_dir), resume, options, module)
     outputs = output_options(run, resolved, patience)

@@ -1,46 +1,46 @@
-"""The speed of training on this machine: python scripts/benchmark.py --help"""
+"""The speed of training on this machine, beside its peers: python scripts/benchmark.py --help"""
 
 import sys
 from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.training import Accelerator
+from fmnist_lightning.cli import DATA_DIR, run
+from fmnist_lightning.training import Accelerator, Dataset
 
 
 def benchmark(
     *,
-    images: PositiveInt = 12800,
-    batch_size: PositiveInt = 128,
-    repeats: PositiveInt = 5,
-    accelerator: Accelerator = "auto",
-    output: str = "benchmarks/speed.json",
+    rounds: PositiveInt = 3,
+    growth: bool = False,
+    dataset: Dataset = "auto",
+    data_dir: str = DATA_DIR,
+    accelerator: Accelerator = "cpu",
+    keras_python: str | None = None,
+    output: str = "benchmarks",
 ) -> None:
-    """Time training through the Trainer against the bare loop on the same data path, in turn, on drawn images.
+    """Time whole trainings, in turn: this project, Keras, Lightning as tutorials write it, a bare loop, the arithmetic.
 
     Args:
-        images: In a measured epoch.
-        batch_size: Images in a step.
-        repeats: Measured pairs, after one that warms up.
-        accelerator: Where to compute.
-        output: File of the record.
+        rounds: How often each is measured.
+        growth: Measure more data and other batch sizes in place of the peers.
+        dataset: fashion_mnist; drawn; auto, the first that can be had.
+        data_dir: Folder of the data.
+        accelerator: Where to compute. Keras computes on the CPU in any case.
+        keras_python: A Python that has keras and tensorflow-cpu. Without it Keras is left out; `make bench` makes one.
+        output: Folder of the records, speed.json and growth.json.
     """
-    import lightning as L
+    from fmnist_lightning.benchmarking import record_growth, record_speed
+    from fmnist_lightning.datamodule import resolve_dataset
+    from fmnist_lightning.speed_tables import growth_table, speed_table
 
-    from fmnist_lightning.benchmarking import measure, speed_table, write_record
-    from fmnist_lightning.console import quiet
-    from fmnist_lightning.data import Split
-    from fmnist_lightning.devices import resolve_devices
-    from fmnist_lightning.drawn import load_drawn
-
-    quiet()
-    resolve_devices(accelerator, 1, "32-true")
-    device = L.Fabric(accelerator=accelerator, devices=1).device
-    split = Split(*(part[:images].to(device) for part in load_drawn(train=True)))
-    figures = measure(split, batch_size, accelerator, repeats)
-    write_record(Path(output), figures, split, batch_size)
-    print(f"{speed_table(figures)}\nwritten: {output}")
+    resolved = resolve_dataset(dataset, Path(data_dir))
+    if growth:
+        table = growth_table(record_growth(Path(output, "growth.json"), resolved, data_dir))
+    else:
+        path = Path(output, "speed.json")
+        table = speed_table(record_speed(path, resolved, data_dir, rounds, accelerator, keras_python))
+    print(table)
 
 
 if __name__ == "__main__":

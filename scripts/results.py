@@ -1,4 +1,4 @@
-"""Keep finished runs as records, and rebuild README's table from all records: python scripts/results.py --help"""
+"""Keep finished runs as records, and rebuild README's tables from all records: python scripts/results.py --help"""
 
 import sys
 from pathlib import Path
@@ -9,19 +9,25 @@ ROOT = Path(__file__).parent.parent
 
 
 def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
-    """Rebuild README's table from the records in results/.
+    """Rebuild README's tables from the records in results/ and benchmarks/.
 
     Args:
         add: Run folders to keep as records first, as a list: [lightning_logs/version_0, ...].
         recipe: The recipe that they were trained by.
     """
     from fmnist_lightning.records import add_record, read_records, results_table, update_readme
+    from fmnist_lightning.speed_tables import growth_table, read_record, speed_table
 
     for folder in add or []:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
-    table = results_table(read_records(ROOT / "results"))
-    update_readme(ROOT / "README.md", table)
-    print(table)
+    tables = {
+        "results": results_table(read_records(ROOT / "results")),
+        "speed": speed_table(read_record(ROOT / "benchmarks" / "speed.json")),
+        "growth": growth_table(read_record(ROOT / "benchmarks" / "growth.json")),
+    }
+    for name, table in tables.items():
+        update_readme(ROOT / "README.md", name, table)
+        print(f"{table}\n")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,10 @@ def test_help_waits_for_no_heavy_import(module: str) -> None:
         (["--dataset", "mnist"], "fashion_mnist"),
         (["--model", "resnet"], 'key "model"'),
         (["--precision", "8"], "32-true"),
+        (["--schedule", "linear"], "one_cycle"),
+        (["--dropout", "[0.1, 0.25, 0.5]"], "256ths"),
+        (["--dropout", "[0.25, 0.25, 1.0]"], "256ths"),
+        (["--dropout", "0.25"], 'key "dropout"'),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.records import BEGIN, END, add_record, mean_and_spread, read_records, results_table, update_readme
+from fmnist_lightning.records import add_record, marks, mean_and_spread, read_records, results_table, update_readme
 from fmnist_lightning.runs import write_config
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_readmes_table_is_made_from_the_records() -> None:
     table = results_table(read_records(ROOT / "results"))
-    assert f"{BEGIN}\n{table}\n{END}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    begin, end = marks("results")
+    assert f"{begin}\n{table}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_each_record_is_a_whole_test_set_of_a_clean_commit() -> None:
@@ -93,5 +94,5 @@ def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
 def test_a_readme_without_its_marks_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(UserError, match="lacks the lines"):
-        update_readme(tmp_path / "README.md", "table")
+        update_readme(tmp_path / "README.md", "results", "table")
     assert (tmp_path / "README.md").read_text() == "no marks"

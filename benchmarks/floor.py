@@ -1,0 +1,57 @@
+"""The arithmetic of the original's net alone.
+
+Usage: python benchmarks/floor.py EPOCHS ACCELERATOR PRECISION
+
+Convolutions and dense products, forward and backward, on tensors that are there already, in the shapes that the
+original's listing gives them: no pooling, no dropout, no loss, no optimiser, no data.
+"""
+
+import sys
+import time
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from fmnist_lightning.devices import keep_freed_memory
+
+BATCH_SIZE = 128
+STEPS = -(-54000 // BATCH_SIZE)
+
+
+def layer_with_input(layer: nn.Module, shape: tuple[int, ...], *, first: bool = False) -> tuple[nn.Module, Tensor]:
+    """Channels last, as it is fastest; the first layer needs no gradient of the images."""
+    inputs = torch.rand(BATCH_SIZE, *shape)
+    if inputs.dim() == 4:
+        layer, inputs = layer.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+    return layer, inputs.requires_grad_(not first)
+
+
+def main(epochs: int, accelerator: str, precision: str) -> None:
+    keep_freed_memory()
+    device = L.Fabric(accelerator=accelerator, devices=1).device
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    pairs = [
+        layer_with_input(nn.Conv2d(1, 32, 3), (1, 28, 28), first=True),
+        layer_with_input(nn.Conv2d(32, 64, 3), (32, 13, 13)),
+        layer_with_input(nn.Linear(1600, 128), (1600,)),
+        layer_with_input(nn.Linear(128, 10), (128,)),
+    ]
+    work = []
+    for layer, inputs in pairs:
+        layer, inputs = layer.to(device, dtype), inputs.detach().to(device, dtype).requires_grad_(inputs.requires_grad)
+        work.append((layer, inputs, torch.rand_like(layer(inputs))))
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            for layer, inputs, gradient in work:
+                layer.zero_grad()
+                inputs.grad = None
+                layer(inputs).backward(gradient)
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        print(f"epoch {epoch + 1}/{epochs} train_seconds {time.perf_counter() - start:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

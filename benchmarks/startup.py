@@ -1,0 +1,43 @@
+"""A training that ends early, to be timed.
+
+Usage: python benchmarks/startup.py imports|data|step DATASET DATA_DIR LOG_DIR
+
+imports: behind `import lightning`. data: behind all imports of a training, with its data in memory. step: behind the
+first step of a training as scripts/train.py does it.
+"""
+
+import os
+import sys
+
+
+def main(until: str, dataset: str, data_dir: str, log_dir: str) -> None:
+    if until == "imports":
+        import lightning  # noqa: F401
+    elif until == "data":
+        import fmnist_lightning.callbacks
+        import fmnist_lightning.module  # noqa: F401
+        from fmnist_lightning.datamodule import FashionMNISTDataModule
+
+        FashionMNISTDataModule(dataset, data_dir).setup("fit")
+    else:
+        from fmnist_lightning.training import train
+
+        train(dataset=dataset, data_dir=data_dir, log_dir=log_dir)  # type: ignore[arg-type]
+
+
+def end_behind_first_step() -> None:
+    from fmnist_lightning.optim import KerasAdam
+
+    step = KerasAdam.step
+
+    def last_step(self: KerasAdam, closure: object = None) -> None:
+        step(self, closure)  # type: ignore[arg-type]
+        os._exit(0)  # without the way out, which is no part of a start
+
+    KerasAdam.step = last_step  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "step":
+        end_behind_first_step()
+    main(*sys.argv[1:])

@@ -1,0 +1,107 @@
+"""README's tables of speed, from the records of the benchmark."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fmnist_lightning.errors import UserError
+
+IMAGES = 54000  # in an epoch of the original's training: 60,000 without its validation split
+ROWS = (
+    ("keras", "epoch", "Keras on TensorFlow, the original's listing"),
+    ("idiomatic", "epoch", "Lightning as tutorials write it"),
+    ("ours 32-true", "epoch", "**this project**, 32 bits"),
+    ("ours bf16-mixed", "epoch", "**this project**, bf16"),
+    ("bare 32-true", "epoch", "this project's net and data without Lightning, 32 bits"),
+    ("bare bf16-mixed", "epoch", "the same, bf16"),
+    ("bare 32-true", "train", "its training steps alone, 32 bits"),
+    ("bare bf16-mixed", "train", "its training steps alone, bf16"),
+    ("floor 32-true", "train", "convolutions and dense products alone, 32 bits"),
+    ("floor bf16-mixed", "train", "convolutions and dense products alone, bf16"),
+)
+RATIOS = (
+    ("this project in bf16 / Keras", ("ours bf16-mixed", "epoch"), ("keras", "epoch")),
+    ("this project in 32 bits / Keras", ("ours 32-true", "epoch"), ("keras", "epoch")),
+    ("this project in bf16 / Lightning as tutorials write it", ("ours bf16-mixed", "epoch"), ("idiomatic", "epoch")),
+    ("this project in 32 bits / Lightning as tutorials write it", ("ours 32-true", "epoch"), ("idiomatic", "epoch")),
+    ("Trainer / bare loop, 32 bits", ("ours 32-true", "epoch"), ("bare 32-true", "epoch")),
+    ("Trainer / bare loop, bf16", ("ours bf16-mixed", "epoch"), ("bare bf16-mixed", "epoch")),
+    ("training step / its arithmetic, 32 bits", ("bare 32-true", "train"), ("floor 32-true", "train")),
+    ("training step / its arithmetic, bf16", ("bare bf16-mixed", "train"), ("floor bf16-mixed", "train")),
+)
+STARTS = (
+    ("`train.py --help`", "help"),
+    ("`import lightning`", "imports"),
+    ("`train.py` to behind its first training step, imports included", "step"),
+    ("`test.py`, all of it: imports, five exact metrics on 10,000 images", "test"),
+)
+
+
+def speed_table(record: dict[str, Any]) -> str:
+    """Seconds an epoch, images a second and memory of each program; the ratios; start-up."""
+    rounds = record["rounds"]
+    lines = [
+        f"| an epoch of {IMAGES:,} images | seconds: median (range) | images/s | peak memory, MB |",
+        "|---|---|---|---|",
+    ]
+    for program, figure, label in ROWS:
+        if program not in rounds[0]:
+            continue
+        seconds = medians(rounds, program, figure)
+        median = statistics.median(seconds)
+        memory = f"{statistics.median(medians(rounds, program, 'peak_mb')):,.0f}" if figure == "epoch" else ""
+        spread = f"{median:.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+        lines.append(f"| {label} | {spread} | {IMAGES / median:,.0f} | {memory} |")
+    lines += ["", "| ratio of times, median of the rounds | |", "|---|---|"]
+    for label, above, below in RATIOS:
+        value = ratio(rounds, above, below)
+        if value is not None:
+            lines.append(f"| {label} | {value:.2f} |")
+    lines += ["", "| start | seconds, median |", "|---|---|"]
+    starts = record["startup"]
+    lines += [f"| {label} | {statistics.median(starts[name]['seconds']):.1f} |" for label, name in STARTS]
+    memory = statistics.median(starts["data"]["peak_mb"])
+    lines += [
+        "",
+        f"Imports and data alone take {memory:,.0f} MB. {record['device']}; "
+        + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        + f"; {len(rounds)} rounds, {record['dataset']}, commit {record['git']['commit'][:7]}.",
+    ]
+    return "\n".join(lines)
+
+
+def growth_table(record: dict[str, Any]) -> str:
+    """Seconds for each 54,000 images and memory, by amount of data and by batch size."""
+    lines = ["| data | batch size | s for 54,000 images | peak memory, MB |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['copies']} x | {row['batch_size']} | {row['seconds']:.2f} | {row['peak_mb']:,.0f} |"
+        for row in record["growth"]
+    ]
+    commit = record["git"]["commit"][:7]
+    return "\n".join([*lines, "", f"{record['device']}, {record['precision']}; {record['dataset']}, commit {commit}."])
+
+
+def ratio(rounds: list[dict[str, Any]], above: tuple[str, str], below: tuple[str, str]) -> float | None:
+    """The median over rounds of one program's seconds over another's; None where one of them was not measured."""
+    (program, figure), (peer, peer_figure) = above, below
+    if program not in rounds[0] or peer not in rounds[0]:
+        return None
+    return statistics.median(
+        statistics.median(measured[program][figure]) / statistics.median(measured[peer][peer_figure])
+        for measured in rounds
+    )
+
+
+def medians(rounds: Iterable[dict[str, Any]], program: str, figure: str) -> list[float]:
+    return [statistics.median(measured[program][figure]) for measured in rounds if measured[program][figure]]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A benchmark's record. Raises UserError where there is none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is no record of a benchmark ({error}): make one with `make bench`") from error
+    return record

@@ -1,0 +1,55 @@
+"""The default arithmetic is the device's fastest; memory stays between steps."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fmnist_lightning.devices import fastest_precision
+
+
+@pytest.mark.parametrize(
+    ("device", "capabilities", "precision"),
+    [
+        ("cpu", {"avx512_bf16": True}, "bf16-mixed"),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ("cpu", {"neon": True}, "32-true"),
+        ("cuda", {"avx512_bf16": True}, "32-true"),
+    ],
+)
+def test_bf16_is_the_default_of_cpus_that_compute_in_it(
+    device: str, capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert fastest_precision(torch.device(device)) == precision
+
+
+def test_a_torch_that_cannot_tell_computes_in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert fastest_precision(torch.device("cpu")) == "32-true"
+
+
+# Twenty times 40 MB, 9,766 pages, taken and freed as a training step does.
+STEPS = """
+import resource, torch
+from fmnist_lightning.devices import keep_freed_memory
+{call}
+for step in range(21):
+    torch.ones(10_000_000)
+    if step == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
+def test_what_a_step_frees_the_next_one_has_without_page_faults() -> None:
+    faults = {}
+    for call in ("keep_freed_memory()", "pass"):
+        command = [sys.executable, "-c", STEPS.format(call=call)]
+        faults[call] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert faults["keep_freed_memory()"] < 9766
+    assert faults["pass"] > 19 * 9766  # the negative control: as glibc does it by itself

@@ -1,0 +1,99 @@
+"""Muon against torch's, and schedules of the learning rate; tests/test_keras.py holds Adam to Keras's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Program, small_run
+
+from fmnist_lightning.checkpoint import read_checkpoint
+from fmnist_lightning.optim import KerasAdam, MuonWithAdam, one_cycle, orthogonalize
+from fmnist_lightning.training import train
+
+
+def three_layers(seed: int = 0) -> list[torch.nn.Parameter]:
+    """First layer, hidden layer with its bias, last layer."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(6, 4), (8, 6), (8,), (3, 8)]
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def steps(optimizers: list[torch.optim.Optimizer], params: list[torch.nn.Parameter], count: int, seed: int = 1) -> None:
+    """So many steps along the same random gradients for any optimisers."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        for parameter in params:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def test_hidden_weights_are_stepped_by_muon_and_the_rest_by_adam() -> None:
+    """Against torch's own Muon, which takes weights with two axes only, with steps as large as Adam's."""
+    ours, reference = three_layers(), three_layers()
+    steps([MuonWithAdam(ours, lr=0.02)], ours, 10)
+    muon = torch.optim.Muon([reference[1]], lr=0.02, weight_decay=0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    steps([muon, KerasAdam([reference[0], *reference[2:]], lr=0.02)], reference, 10)
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+    adam = three_layers()
+    steps([KerasAdam(adam, lr=0.02)], adam, 10)
+    assert (adam[1] - ours[1]).abs().max() > 0.01  # the negative control: Adam steps elsewhere
+
+
+def test_a_convolutions_weight_is_stepped_as_the_matrix_of_its_filters() -> None:
+    flat, filters = three_layers(), three_layers()
+    filters[1] = torch.nn.Parameter(filters[1].detach().clone().view(8, 3, 2, 1))
+    for params in (flat, filters):
+        steps([MuonWithAdam(params, lr=0.02)], params, 3)
+    assert torch.equal(filters[1].flatten(1), flat[1])
+
+
+def test_muon_goes_on_from_its_state() -> None:
+    straight, resumed = three_layers(), three_layers()
+    optimizer = MuonWithAdam(straight, lr=0.02)
+    steps([optimizer], straight, 4)
+    steps([optimizer], straight, 3, seed=2)
+    before = MuonWithAdam(resumed, lr=0.02)
+    steps([before], resumed, 4)
+    after = MuonWithAdam(resumed, lr=0.02)
+    after.load_state_dict(before.state_dict())
+    steps([after], resumed, 3, seed=2)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(resumed, straight, strict=True))
+
+
+def test_orthogonalized_matrices_have_singular_values_of_about_one() -> None:
+    for shape in ((20, 50), (50, 20)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalize(matrix).float())
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
+def test_one_cycle_climbs_to_the_given_rate_and_falls_to_nearly_nothing() -> None:
+    optimizer = KerasAdam([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = one_cycle(optimizer, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step() if len(rates) < 100 else None
+    assert rates[0] == pytest.approx(0.01 / 25)
+    assert max(rates) == pytest.approx(0.01)
+    assert rates.index(max(rates)) == 19
+    assert rates == sorted(rates[:20]) + sorted(rates[20:], reverse=True)
+    assert rates[-1] < 1e-6
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_a_run_ends_with_its_schedule_and_does_not_go_on_longer(
+    program: Program, tmp_path: Path, small_drawn: None
+) -> None:
+    run, _ = small_run(program, tmp_path, "--schedule", "one_cycle", "--lr", 0.003, "--test", "false")
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    [schedule] = checkpoint["lr_schedulers"]
+    assert schedule["last_epoch"] == schedule["total_steps"] == checkpoint["global_step"] == 22
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] < 0.003 / 25
+    status, output = program(train, "--config", run / "config.yaml", "--max_epochs", 3, "--resume", run)
+    assert status == 1
+    assert "can't go on with max_epochs 3 instead of 2" in output
