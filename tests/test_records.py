@@ -38,6 +38,26 @@ def test_the_seed_recipe_reproduces_the_original_on_five_seeds() -> None:
     assert np.mean([run["auroc"] for run in runs]) >= 0.9948
 
 
+def test_the_fast_recipe_reaches_the_originals_accuracy_in_half_a_minute_on_ten_seeds() -> None:
+    runs = read_records(ROOT / "results")["fast"]
+    assert [run["seed"] for run in runs] == list(range(10))
+    assert np.mean([run["accuracy"] for run in runs]) >= 0.9139
+    assert np.mean([run["training_seconds"] for run in runs]) <= 30
+
+
+def test_bf16_costs_no_accuracy_on_five_seeds() -> None:
+    """Within two standard errors of a difference of two means."""
+    records = read_records(ROOT / "results")
+    means, errors = [], []
+    for recipe, arithmetic in (("seed", "32-true"), ("seed_bf16", "bf16-mixed")):
+        assert {run["arithmetic"] for run in records[recipe]} == {arithmetic}
+        accuracies = [run["accuracy"] for run in records[recipe]]
+        assert len(accuracies) == 5
+        means.append(np.mean(accuracies))
+        errors.append(np.var(accuracies, ddof=1) / 5)
+    assert means[1] >= means[0] - 2 * sum(errors) ** 0.5
+
+
 def test_mean_and_spread_are_numpys() -> None:
     values = [91.5, 92.0, 92.25]
     assert mean_and_spread(values) == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
