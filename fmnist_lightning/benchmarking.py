@@ -152,7 +152,7 @@ def measure_growth(dataset: str, data_dir: str, log_dir: Path) -> list[dict[str,
     rows = []
     for copies, batch_size in cases:
         command = [sys.executable, str(PROGRAMS / "growth.py"), str(copies), str(batch_size)]
-        seen = observe([*command, dataset, data_dir, str(log_dir), "3"])
+        seen = observe([*command, dataset, data_dir, str(log_dir), "2"])
         seconds = statistics.median(figures(seen)["epoch"]) / copies
         rows.append({"copies": copies, "batch_size": batch_size, "seconds": seconds, "peak_mb": seen.peak_mb})
         print(f"{copies} x data, batch size {batch_size}: {seconds:.2f} s, {seen.peak_mb:.0f} MB", flush=True)

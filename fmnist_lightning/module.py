@@ -24,8 +24,8 @@ class Classifier(L.LightningModule):
     Logs train/loss and train/accuracy, measured with dropout on while the epoch runs, and under val/ and test/ the
     loss and the five metrics of `build_metrics`, each once an epoch.
 
-    Logits are kept, 40 bytes an image, and loss and metrics computed from all of them when the epoch ends: an update
-    and a `log` at each step took a tenth of it (LOG.md, 2026-11-23), and on a GPU each would wait for the device.
+    Logits are kept, 40 bytes an image, and loss and metrics computed from all of them when the epoch ends: a `log` at
+    each step, with the callbacks that hear of it, took a twentieth of a bf16 step (LOG.md, 2026-11-23).
     """
 
     def __init__(

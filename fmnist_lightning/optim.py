@@ -72,7 +72,7 @@ class MuonWithAdam(KerasAdam):
         nesterov = gradient.lerp(state["momentum"], MUON_MOMENTUM)
         update = orthogonalize(nesterov.flatten(1))
         size = 0.2 * max(update.shape) ** 0.5  # Adam's steps have a root mean square of about 0.2
-        weight.sub_(update.view_as(weight).to(weight.dtype), alpha=group["lr"] * size)
+        weight.sub_(update.reshape(weight.shape).to(weight.dtype), alpha=group["lr"] * size)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
