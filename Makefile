@@ -27,7 +27,7 @@ format: $(VENV)/.ready ## Bring the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine beside Keras and other peers (ARGS="--growth": data and batch sizes)
+bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine beside Keras and other peers (ARGS="--part growth": data and batch sizes)
 	$(BIN)/python scripts/benchmark.py --keras_python $(BENCH_VENV)/bin/python $(ARGS)
 
 results: $(VENV)/.ready ## Rebuild README's tables from the records in results/

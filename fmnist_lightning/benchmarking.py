@@ -177,16 +177,23 @@ def idx_bytes(values: Tensor) -> bytes:
 def record_speed(
     path: Path, dataset: str, data_dir: str, rounds: int, accelerator: str, keras_python: str | None
 ) -> dict[str, Any]:
-    """Measure all programs and the start-up, write the record, return it."""
+    """Measure all programs, write the record, return it."""
     with tempfile.TemporaryDirectory() as folder:
         data, log_dir = Path(folder, "data"), Path(folder, "logs")
         write_layout(data, dataset, data_dir)
-        commands = peers(keras_python, data, dataset, log_dir, accelerator)
-        measured = {
-            "rounds": measure_speed(commands, rounds),
-            "startup": measure_startup(dataset, str(data), log_dir, rounds),
-        }
+        measured = {"rounds": measure_speed(peers(keras_python, data, dataset, log_dir, accelerator), rounds)}
     return write_record(path, measured, dataset, accelerator, keras_python)
+
+
+def record_startup(path: Path, dataset: str, data_dir: str, rounds: int) -> dict[str, Any]:
+    """Measure the start-up and the test loop of a run of one epoch, write the record, return it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, log_dir = Path(folder, "data"), Path(folder, "logs")
+        write_layout(data, dataset, data_dir)
+        options = ["--dataset", dataset, "--data_dir", str(data), "--log_dir", str(log_dir)]
+        observe([sys.executable, str(SCRIPTS / "train.py"), *options, "--max_epochs", "1", "--test", "false"])
+        measured = {"startup": measure_startup(dataset, str(data), log_dir, rounds)}
+    return write_record(path, measured, dataset, "cpu", None)
 
 
 def record_growth(path: Path, dataset: str, data_dir: str) -> dict[str, Any]:

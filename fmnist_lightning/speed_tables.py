@@ -40,7 +40,7 @@ STARTS = (
 
 
 def speed_table(record: dict[str, Any]) -> str:
-    """Seconds an epoch, images a second and memory of each program; the ratios; start-up."""
+    """Seconds an epoch, images a second and memory of each program; the ratios."""
     rounds = record["rounds"]
     lines = [
         f"| an epoch of {IMAGES:,} images | seconds: median (range) | images/s | peak memory, MB |",
@@ -59,17 +59,23 @@ def speed_table(record: dict[str, Any]) -> str:
         value = ratio(rounds, above, below)
         if value is not None:
             lines.append(f"| {label} | {value:.2f} |")
-    lines += ["", "| start | seconds, median |", "|---|---|"]
+    return "\n".join([*lines, "", f"{origin(record)}; {len(rounds)} rounds."])
+
+
+def startup_table(record: dict[str, Any]) -> str:
+    """Seconds of each start, and the memory that a training has before it trains."""
     starts = record["startup"]
+    lines = ["| start | seconds, median |", "|---|---|"]
     lines += [f"| {label} | {statistics.median(starts[name]['seconds']):.1f} |" for label, name in STARTS]
     memory = statistics.median(starts["data"]["peak_mb"])
-    lines += [
-        "",
-        f"Imports and data alone take {memory:,.0f} MB. {record['device']}; "
-        + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-        + f"; {len(rounds)} rounds, {record['dataset']}, commit {record['git']['commit'][:7]}.",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Imports and data alone take {memory:,.0f} MB. {origin(record)}."])
+
+
+def origin(record: dict[str, Any]) -> str:
+    """Machine, versions, data and code of a record, as a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    commit = record["git"]["commit"][:7] + (" with uncommitted changes" if record["git"]["dirty"] else "")
+    return f"{record['device']}; {versions}; {record['dataset']}; commit {commit}"
 
 
 def growth_table(record: dict[str, Any]) -> str:
@@ -79,8 +85,7 @@ def growth_table(record: dict[str, Any]) -> str:
         f"| {row['copies']} x | {row['batch_size']} | {row['seconds']:.2f} | {row['peak_mb']:,.0f} |"
         for row in record["growth"]
     ]
-    commit = record["git"]["commit"][:7]
-    return "\n".join([*lines, "", f"{record['device']}, {record['precision']}; {record['dataset']}, commit {commit}."])
+    return "\n".join([*lines, "", f"{record['precision']}; {origin(record)}."])
 
 
 def ratio(rounds: list[dict[str, Any]], above: tuple[str, str], below: tuple[str, str]) -> float | None:

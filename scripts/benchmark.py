@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 
@@ -12,7 +13,7 @@ from fmnist_lightning.training import Accelerator, Dataset
 def benchmark(
     *,
     rounds: PositiveInt = 3,
-    growth: bool = False,
+    part: Literal["speed", "startup", "growth"] = "speed",
     dataset: Dataset = "auto",
     data_dir: str = DATA_DIR,
     accelerator: Accelerator = "cpu",
@@ -23,22 +24,24 @@ def benchmark(
 
     Args:
         rounds: How often each is measured.
-        growth: Measure more data and other batch sizes in place of the peers.
+        part: speed, beside the peers; startup, before the first step; growth, with more data and other batch sizes.
         dataset: fashion_mnist; drawn; auto, the first that can be had.
         data_dir: Folder of the data.
         accelerator: Where to compute. Keras computes on the CPU in any case.
         keras_python: A Python that has keras and tensorflow-cpu. Without it Keras is left out; `make bench` makes one.
-        output: Folder of the records, speed.json and growth.json.
+        output: Folder of the records, speed.json, startup.json and growth.json.
     """
-    from fmnist_lightning.benchmarking import record_growth, record_speed
+    from fmnist_lightning.benchmarking import record_growth, record_speed, record_startup
     from fmnist_lightning.datamodule import resolve_dataset
-    from fmnist_lightning.speed_tables import growth_table, speed_table
+    from fmnist_lightning.speed_tables import growth_table, speed_table, startup_table
 
     resolved = resolve_dataset(dataset, Path(data_dir))
-    if growth:
-        table = growth_table(record_growth(Path(output, "growth.json"), resolved, data_dir))
+    path = Path(output, f"{part}.json")
+    if part == "growth":
+        table = growth_table(record_growth(path, resolved, data_dir))
+    elif part == "startup":
+        table = startup_table(record_startup(path, resolved, data_dir, rounds))
     else:
-        path = Path(output, "speed.json")
         table = speed_table(record_speed(path, resolved, data_dir, rounds, accelerator, keras_python))
     print(table)
 
