@@ -39,9 +39,8 @@ def resolve_devices(accelerator: str, devices: int | str, precision: str) -> Any
 def fastest_precision(device: torch.device) -> str:
     """The precision in which the seed net was measured to train fastest: bf16-mixed where a CPU computes in bf16.
 
-    Without those instructions bf16 is emulated, and slower (LOG.md, 2026-11-23). Older torch can't tell.
-    GPUs stay at 32-true until they are measured: at the original's batch size the net keeps a GPU waiting for work,
-    and bf16-mixed only adds casts.
+    README's table has both. Other CPUs, which emulate bf16, and GPUs stay at 32-true until they are measured.
+    Older torch can't tell what a CPU has.
     """
     capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_bf16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
