@@ -149,7 +149,8 @@ def test_startup_is_seen_from_help_to_the_test_loop(tmp_path: Path, trained: Pat
     """Whole processes; the data is the whole drawn set."""
     measured = measure_startup("drawn", "", trained.parent, 1)
     seconds = {name: values["seconds"][0] for name, values in measured.items()}
-    assert 0 < seconds["help"] < seconds["imports"] < seconds["step"]
+    # Each with a wide margin; a first step comes so soon behind the imports that noise may turn their order.
+    assert 0 < seconds["help"] < min(seconds["imports"], seconds["step"], seconds["test"])
     assert measured["imports"]["peak_mb"][0] < measured["data"]["peak_mb"][0]
     assert (trained / "metrics.json").is_file()
     assert not list((trained.parent / "step").rglob("*.ckpt"))  # it ended behind its first step
