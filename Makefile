@@ -38,9 +38,9 @@ tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 
 lock: ## Pin all dependencies anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS)
+		--no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS)
 	printf 'keras\ntensorflow-cpu\n' | uv pip compile - --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o benchmarks/requirements.lock $(ARGS)
+		--no-annotate --custom-compile-command "make lock" -o benchmarks/requirements.lock $(ARGS)
 
 clean: ## Remove the environment and caches; runs and data stay
 	rm -rf $(VENV) $(BENCH_VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
