@@ -7,6 +7,7 @@ Each epoch trains, then runs over the validation cut and counts what is right: n
 
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import lightning as L
@@ -23,36 +24,54 @@ from fmnist_lightning.optim import KerasAdam
 BATCH_SIZE = 128
 
 
+class BareLoop:
+    """A net with its optimiser, and the two passes of an epoch, on one device."""
+
+    def __init__(self, splits: dict[str, Split], device: torch.device, precision: str) -> None:
+        moved = {name: Split(*(tensor.to(device) for tensor in splits[name])) for name in ("train", "val")}
+        self.train_batches = Batches(moved["train"], BATCH_SIZE, seed=0)
+        self.val_batches = Batches(moved["val"], BATCH_SIZE)
+        self.device = device
+        self.precision = precision
+        self.net = SeedNet().to(device)
+        self.optimizer = KerasAdam(self.net.parameters(), lr=1e-3)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+    def train(self, epoch: int) -> Iterator[None]:
+        """The training steps of an epoch, one at a time."""
+        self.net.train()
+        self.train_batches.set_epoch(epoch)
+        for images, labels, _ in self.train_batches:
+            self.optimizer.zero_grad()
+            with self.autocast():
+                logits = self.net(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            loss.backward()
+            self.optimizer.step()
+            yield
+        loss.item()  # waits for a GPU
+
+    def validate(self) -> int:
+        """How many images of the validation cut are classed right."""
+        self.net.eval()
+        with torch.inference_mode(), self.autocast():
+            return int(sum((self.net(images).argmax(dim=1) == labels).sum() for images, labels, _ in self.val_batches))
+
+
 def main(data_dir: str, epochs: int, accelerator: str, precision: str) -> None:
     resolve_devices(accelerator, 1, precision)
     device = L.Fabric(accelerator=accelerator, devices=1).device
     datamodule = FashionMNISTDataModule(*(("drawn",) if data_dir == "drawn" else ("fashion_mnist", data_dir)))
     datamodule.setup("fit")
-    splits = {name: Split(*(tensor.to(device) for tensor in datamodule.splits[name])) for name in ("train", "val")}
-    train, val = Batches(splits["train"], BATCH_SIZE, seed=0), Batches(splits["val"], BATCH_SIZE)
-
-    def autocast() -> AbstractContextManager[None]:
-        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-
-    net = SeedNet().to(device)
-    optimizer = KerasAdam(net.parameters(), lr=1e-3)
+    loop = BareLoop(datamodule.splits, device, precision)
     for epoch in range(epochs):
         start = time.perf_counter()
-        net.train()
-        train.set_epoch(epoch)
-        for images, labels, _ in train:
-            optimizer.zero_grad()
-            with autocast():
-                logits = net(images)
-            loss = F.cross_entropy(logits.float(), labels)
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for a GPU
+        for _ in loop.train(epoch):
+            pass
         train_seconds = time.perf_counter() - start
-        net.eval()
-        with torch.inference_mode(), autocast():
-            right = sum((net(images).argmax(dim=1) == labels).sum() for images, labels, _ in val)
-        print(f"epoch {epoch + 1}/{epochs} right {int(right)} train_seconds {train_seconds:.4f}", flush=True)
+        print(f"epoch {epoch + 1}/{epochs} right {loop.validate()} train_seconds {train_seconds:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/idiomatic_lightning.py DATA_DIR EPOCHS ACCELERATOR
 
-torchvision's data set and transforms, a DataLoader that loads in the training process (workers made it slower on two
-cores), the net in the order of the original's listing, torchmetrics logged at each step, the Trainer's defaults.
+torchvision's data set and transforms, a DataLoader with its defaults, the net in the order of the original's listing,
+torchmetrics logged at each step, the Trainer's defaults.
 """
 
 import sys

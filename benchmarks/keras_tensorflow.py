@@ -1,8 +1,10 @@
 """The original's training in Keras on TensorFlow.
 
-Usage: python benchmarks/keras_tensorflow.py DATA_DIR EPOCHS
+Usage: python benchmarks/keras_tensorflow.py DATA_DIR EPOCHS tuning|no-tuning
 
 As the original's listing has it: float images in memory, one-hot labels, `adam`, a validation split, `fit`.
+no-tuning is in Keras's favour: where an epoch's data ends, TensorFlow 2.21 often waits, with all CPUs idle, until the
+thread that tunes its pipeline wakes up, up to 10 s (LOG.md, 2026-11-23).
 """
 
 import sys
@@ -18,6 +20,21 @@ def read_idx(path: Path) -> np.ndarray:
     axes = content[3]
     shape = np.frombuffer(content, ">i4", count=axes, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+def turn_tuning_off() -> None:
+    """Of the pipeline that `fit` makes of arrays; it takes no options for it."""
+    import tensorflow as tf
+    from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+    build = ArrayDataAdapter.get_tf_dataset
+
+    def without_tuning(self: ArrayDataAdapter) -> object:
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return build(self).with_options(options)
+
+    ArrayDataAdapter.get_tf_dataset = without_tuning
 
 
 def main(data_dir: Path, epochs: int) -> None:
@@ -47,4 +64,6 @@ def main(data_dir: Path, epochs: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[3] == "no-tuning":
+        turn_tuning_off()
     main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,9 +1,10 @@
-"""A training that ends early, to be timed.
+"""A training that ends early, or a test loop, to be timed.
 
-Usage: python benchmarks/startup.py imports|data|step DATASET DATA_DIR LOG_DIR
+Usage: python benchmarks/startup.py imports|data|step|test DATASET DATA_DIR LOG_DIR
 
 imports: behind `import lightning`. data: behind all imports of a training, with its data in memory. step: behind the
-first step of a training as scripts/train.py does it. All end at once, without the way out, which is no part of a start.
+first step of a training as scripts/train.py does it. test: behind the whole test loop of the newest run in LOG_DIR, as
+scripts/test.py does it. All end at once, without the way out, which is no part of a start.
 """
 
 import os
@@ -19,6 +20,10 @@ def main(until: str, dataset: str, data_dir: str, log_dir: str) -> None:
         from fmnist_lightning.datamodule import FashionMNISTDataModule
 
         FashionMNISTDataModule(dataset, data_dir).setup("fit")
+    elif until == "test":
+        from fmnist_lightning.evaluation import evaluate
+
+        evaluate(log_dir=log_dir)
     else:
         from fmnist_lightning.training import train
 

@@ -1,5 +1,6 @@
 """The speed of training beside its peers: whole programs, one at a time and in turn, timed by the lines they print."""
 
+import contextlib
 import json
 import re
 import statistics
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAMS, SCRIPTS = ROOT / "benchmarks", ROOT / "scripts"
 EPOCH_LINE = re.compile(r"\bepoch \d+/\d+")
 TRAIN_SECONDS = re.compile(r"\btrain_seconds ([\d.]+)")
+PAIR = re.compile(r"\bpair bare ([\d.]+) trainer ([\d.]+)")
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -91,20 +94,21 @@ def figures(observation: Observation) -> dict[str, list[float]]:
     }
 
 
-def peers(keras_python: str | None, data: Path, dataset: str, log_dir: Path, accelerator: str) -> dict[str, list[str]]:
+def peers(keras_python: str | None, data: str, dataset: str, log_dir: Path, accelerator: str) -> dict[str, list[str]]:
     """The command of each program by its name. `data` holds the files in torchvision's layout, unpacked."""
     python, epochs = sys.executable, "2"
     ours = [python, str(SCRIPTS / "train.py"), "--accelerator", accelerator, "--max_epochs", epochs]
-    ours += ["--dataset", dataset, "--data_dir", str(data), "--log_dir", str(log_dir), "--test", "false"]
-    data_dir = str(data) if dataset == "fashion_mnist" else dataset
+    ours += ["--dataset", dataset, "--data_dir", data, "--log_dir", str(log_dir), "--test", "false"]
+    data_dir = data if dataset == "fashion_mnist" else dataset
 
     def program(name: str, *arguments: str, python: str = python) -> list[str]:
         return [python, str(PROGRAMS / f"{name}.py"), *arguments]
 
     commands = {}
     if keras_python:
-        commands["keras"] = program("keras_tensorflow", str(data), epochs, python=keras_python)
-    commands["idiomatic"] = program("idiomatic_lightning", str(data), epochs, accelerator)
+        for name, tuning in (("keras", "tuning"), ("keras untuned", "no-tuning")):
+            commands[name] = program("keras_tensorflow", data, epochs, tuning, python=keras_python)
+    commands["idiomatic"] = program("idiomatic_lightning", data, epochs, accelerator)
     for precision in PRECISIONS:
         commands[f"ours {precision}"] = [*ours, "--precision", precision]
         commands[f"bare {precision}"] = program("bare_loop", data_dir, epochs, accelerator, precision)
@@ -124,18 +128,29 @@ def measure_speed(commands: dict[str, list[str]], rounds: int) -> list[dict[str,
     return measured
 
 
+def measure_trainer(
+    dataset: str, data_dir: str, log_dir: Path, epochs: int, accelerator: str
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds of the same epochs by the bare loop and by the Trainer, in each precision; the first epoch warms up."""
+    pairs: dict[str, list[dict[str, float]]] = {}
+    for precision in PRECISIONS:
+        command = [sys.executable, str(PROGRAMS / "trainer_cost.py"), dataset, data_dir, str(log_dir)]
+        seen = observe([*command, str(epochs + 1), accelerator, precision])
+        found = [match for _, line in seen.lines if (match := PAIR.search(line))]
+        pairs[precision] = [{"bare": float(match[1]), "trainer": float(match[2])} for match in found[1:]]
+    return pairs
+
+
 def measure_startup(dataset: str, data_dir: str, log_dir: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Seconds and peak memory of `--help`, of imports, of imports and data, of a first step, and of the test loop.
 
     The test loop tests a run that is in `log_dir` already.
     """
-    train, test, startup = (
-        [sys.executable, str(path)] for path in (SCRIPTS / "train.py", SCRIPTS / "test.py", PROGRAMS / "startup.py")
-    )
+    startup = [sys.executable, str(PROGRAMS / "startup.py")]
+    folders = {"imports": log_dir, "data": log_dir, "step": log_dir / "step", "test": log_dir}
     commands = {
-        "help": [*train, "--help"],
-        **{until: [*startup, until, dataset, data_dir, str(log_dir / until)] for until in ("imports", "data", "step")},
-        "test": [*test, "--log_dir", str(log_dir)],
+        "help": [sys.executable, str(SCRIPTS / "train.py"), "--help"],
+        **{until: [*startup, until, dataset, data_dir, str(folder)] for until, folder in folders.items()},
     }
     measured: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "peak_mb": []} for name in commands}
     for _ in range(rounds):
@@ -174,35 +189,45 @@ def idx_bytes(values: Tensor) -> bytes:
     return bytes([0, 0, 8, values.dim()]) + np.array(values.shape, ">i4").tobytes() + values.numpy().tobytes()
 
 
+@contextlib.contextmanager
+def data_and_logs(dataset: str, data_dir: str) -> Iterator[tuple[str, Path]]:
+    """A folder with the data as all programs read it, and one for runs; both are gone at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "data")
+        write_layout(data, dataset, data_dir)
+        yield str(data), Path(folder, "logs")
+
+
 def record_speed(
     path: Path, dataset: str, data_dir: str, rounds: int, accelerator: str, keras_python: str | None
 ) -> dict[str, Any]:
     """Measure all programs, write the record, return it."""
-    with tempfile.TemporaryDirectory() as folder:
-        data, log_dir = Path(folder, "data"), Path(folder, "logs")
-        write_layout(data, dataset, data_dir)
+    with data_and_logs(dataset, data_dir) as (data, log_dir):
         measured = {"rounds": measure_speed(peers(keras_python, data, dataset, log_dir, accelerator), rounds)}
     return write_record(path, measured, dataset, accelerator, keras_python)
 
 
+def record_trainer(path: Path, dataset: str, data_dir: str, rounds: int, accelerator: str) -> dict[str, Any]:
+    """Measure the Trainer beside the bare loop, write the record, return it."""
+    with data_and_logs(dataset, data_dir) as (data, log_dir):
+        measured = {"pairs": measure_trainer(dataset, data, log_dir, rounds, accelerator)}
+    return write_record(path, measured, dataset, accelerator, None)
+
+
 def record_startup(path: Path, dataset: str, data_dir: str, rounds: int) -> dict[str, Any]:
     """Measure the start-up and the test loop of a run of one epoch, write the record, return it."""
-    with tempfile.TemporaryDirectory() as folder:
-        data, log_dir = Path(folder, "data"), Path(folder, "logs")
-        write_layout(data, dataset, data_dir)
-        options = ["--dataset", dataset, "--data_dir", str(data), "--log_dir", str(log_dir)]
+    with data_and_logs(dataset, data_dir) as (data, log_dir):
+        options = ["--dataset", dataset, "--data_dir", data, "--log_dir", str(log_dir)]
         observe([sys.executable, str(SCRIPTS / "train.py"), *options, "--max_epochs", "1", "--test", "false"])
-        measured = {"startup": measure_startup(dataset, str(data), log_dir, rounds)}
+        measured = {"startup": measure_startup(dataset, data, log_dir, rounds)}
     return write_record(path, measured, dataset, "cpu", None)
 
 
 def record_growth(path: Path, dataset: str, data_dir: str) -> dict[str, Any]:
     """Measure more data and other batch sizes, write the record, return it."""
-    with tempfile.TemporaryDirectory() as folder:
-        data, log_dir = Path(folder, "data"), Path(folder, "logs")
-        write_layout(data, dataset, data_dir)
+    with data_and_logs(dataset, data_dir) as (data, log_dir):
         measured = {
-            "growth": measure_growth(dataset, str(data), log_dir),
+            "growth": measure_growth(dataset, data, log_dir),
             "precision": fastest_precision(torch.device("cpu")),
         }
     return write_record(path, measured, dataset, "cpu", None)

@@ -1,6 +1,7 @@
 """Which device and which arithmetic a training uses, and how its memory is kept."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,10 @@ def resolve_devices(accelerator: str, devices: int | str, precision: str) -> Any
     if fabric.world_size != 1:
         raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
     torch.backends.cudnn.allow_tf32 = False
+    if fabric.device.type == "cpu":
+        # `import lightning` sets it to 1. Adam, which asks at each step whether there is CUDA, then has the system look
+        # for a driver's library each time: 0.14 ms a step (LOG.md, 2026-11-23).
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     keep_freed_memory()
     return fastest_precision(fabric.device) if precision == "auto" else precision
 

@@ -40,10 +40,6 @@ class Classifier(L.LightningModule):
         super().__init__()
         dropout = list(dropout)
         self.save_hyperparameters()
-        self.optimizer = optimizer
-        self.lr = lr
-        self.schedule = schedule
-        self.label_smoothing = label_smoothing
         self.net = MODELS[model](dropout)
         train_accuracy = MulticlassAccuracy(num_classes=NUM_CLASSES, average="micro")
         self.train_metrics = MetricCollection({"accuracy": train_accuracy}, prefix="train/")
@@ -75,7 +71,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch, "train")
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.hparams["label_smoothing"])
         # Not in on_train_epoch_end, which comes too late for the callbacks that print and save these figures.
         if self.trainer.is_last_batch:
             self.log_figures("train", self.train_metrics)
@@ -94,9 +90,9 @@ class Classifier(L.LightningModule):
         self.log_figures("test", self.test_metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = OPTIMIZERS[self.optimizer](self.net.parameters(), lr=self.lr)
-        if self.schedule == "constant":
+        optimizer = OPTIMIZERS[self.hparams["optimizer"]](self.net.parameters(), lr=self.hparams["lr"])
+        schedule = self.hparams["schedule"]
+        if schedule == "constant":
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = SCHEDULES[self.schedule](optimizer, steps)
+        scheduler = SCHEDULES[schedule](optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

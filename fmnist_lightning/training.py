@@ -149,6 +149,7 @@ def output_options(run: Path | None, dataset: str, patience: int | None) -> dict
     from fmnist_lightning.callbacks import (
         EpochLines,
         HParams,
+        NoProfiler,
         Predictions,
         ProgressBar,
         Provenance,
@@ -161,7 +162,7 @@ def output_options(run: Path | None, dataset: str, patience: int | None) -> dict
     in_terminal = sys.stdout.isatty()  # where Lightning's bar goes
     shown = [ModelSummary(), ProgressBar(dataset) if in_terminal else EpochLines(DATASET_NAMES[dataset])]
     # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
-    display = {"enable_progress_bar": in_terminal, "enable_model_summary": False}
+    display = {"enable_progress_bar": in_terminal, "enable_model_summary": False, "profiler": NoProfiler()}
     stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
     if run is None:
         return {"callbacks": [*shown, StopOnSignal(None, ""), *stopping], **display}

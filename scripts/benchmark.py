@@ -13,7 +13,7 @@ from fmnist_lightning.training import Accelerator, Dataset
 def benchmark(
     *,
     rounds: PositiveInt = 3,
-    part: Literal["speed", "startup", "growth"] = "speed",
+    part: Literal["speed", "trainer", "startup", "growth"] = "speed",
     dataset: Dataset = "auto",
     data_dir: str = DATA_DIR,
     accelerator: Accelerator = "cpu",
@@ -23,22 +23,25 @@ def benchmark(
     """Time whole trainings, in turn: this project, Keras, Lightning as tutorials write it, a bare loop, the arithmetic.
 
     Args:
-        rounds: How often each is measured.
-        part: speed, beside the peers; startup, before the first step; growth, with more data and other batch sizes.
+        rounds: How often each is measured; of trainer, in epochs.
+        part: speed, beside the peers; trainer, the Trainer beside a bare loop, step by step in turn; startup, before
+            the first step; growth, with more data and other batch sizes.
         dataset: fashion_mnist; drawn; auto, the first that can be had.
         data_dir: Folder of the data.
         accelerator: Where to compute. Keras computes on the CPU in any case.
         keras_python: A Python that has keras and tensorflow-cpu. Without it Keras is left out; `make bench` makes one.
-        output: Folder of the records, speed.json, startup.json and growth.json.
+        output: Folder of the records, speed.json, trainer.json, startup.json and growth.json.
     """
-    from fmnist_lightning.benchmarking import record_growth, record_speed, record_startup
+    from fmnist_lightning.benchmarking import record_growth, record_speed, record_startup, record_trainer
     from fmnist_lightning.datamodule import resolve_dataset
-    from fmnist_lightning.speed_tables import growth_table, speed_table, startup_table
+    from fmnist_lightning.speed_tables import growth_table, speed_table, startup_table, trainer_table
 
     resolved = resolve_dataset(dataset, Path(data_dir))
     path = Path(output, f"{part}.json")
     if part == "growth":
         table = growth_table(record_growth(path, resolved, data_dir))
+    elif part == "trainer":
+        table = trainer_table(record_trainer(path, resolved, data_dir, rounds, accelerator))
     elif part == "startup":
         table = startup_table(record_startup(path, resolved, data_dir, rounds))
     else:

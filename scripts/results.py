@@ -16,13 +16,14 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         recipe: The recipe that they were trained by.
     """
     from fmnist_lightning.records import add_record, read_records, results_table, update_readme
-    from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table
+    from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
 
     for folder in add or []:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
     tables = {
         "results": results_table(read_records(ROOT / "results")),
         "speed": speed_table(read_record(ROOT / "benchmarks" / "speed.json")),
+        "trainer": trainer_table(read_record(ROOT / "benchmarks" / "trainer.json")),
         "startup": startup_table(read_record(ROOT / "benchmarks" / "startup.json")),
         "growth": growth_table(read_record(ROOT / "benchmarks" / "growth.json")),
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Program
 
-from fmnist_lightning import datamodule
+from fmnist_lightning import benchmarking, callbacks, datamodule
 from fmnist_lightning.benchmarking import (
     PROGRAMS,
     SCRIPTS,
@@ -19,6 +19,7 @@ from fmnist_lightning.benchmarking import (
     figures,
     idx_bytes,
     measure_startup,
+    measure_trainer,
     observe,
     peers,
     write_layout,
@@ -27,7 +28,15 @@ from fmnist_lightning.benchmarking import (
 from fmnist_lightning.data import parse_idx
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.records import marks
-from fmnist_lightning.speed_tables import RATIOS, growth_table, ratio, read_record, speed_table, startup_table
+from fmnist_lightning.speed_tables import (
+    RATIOS,
+    growth_table,
+    ratio,
+    read_record,
+    speed_table,
+    startup_table,
+    trainer_table,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -136,13 +145,38 @@ class TestPeers:
         assert len(copies.splits["train"].labels) == 3 * 540
 
     def test_their_commands_name_programs_that_exist(self, tmp_path: Path) -> None:
-        commands = peers("python-with-keras", tmp_path, "fashion_mnist", tmp_path, "cpu")
+        commands = peers("python-with-keras", str(tmp_path), "fashion_mnist", tmp_path, "cpu")
         assert all(Path(command[1]).is_file() for command in commands.values())
         assert commands["keras"][0] == "python-with-keras"
         assert {name for _, *sides in RATIOS for name, _ in sides} == set(commands)
 
     def test_keras_is_left_out_where_it_is_not(self, tmp_path: Path) -> None:
-        assert "keras" not in peers(None, tmp_path, "drawn", tmp_path, "cpu")
+        assert not [name for name in peers(None, str(tmp_path), "drawn", tmp_path, "cpu") if "keras" in name]
+
+
+def test_the_trainer_and_the_bare_loop_take_turns(
+    tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(PROGRAMS)
+    monkeypatch.setattr(callbacks, "EpochLines", callbacks.EpochLines)  # put back later
+    program = peer("trainer_cost")
+    turns = []
+    monkeypatch.setattr(program.BareLoop, "validate", lambda self: turns.append("validation"))
+    monkeypatch.setattr(program, "STEPS_IN_TURN", 2)
+
+    def in_process(command: list[str]) -> Observation:
+        *_, name, dataset, data_dir, log_dir, epochs, accelerator, precision = command
+        assert Path(name) == PROGRAMS / "trainer_cost.py"
+        program.main(dataset, data_dir, log_dir, int(epochs), accelerator, precision)
+        return Observation([(0.0, line) for line in capsys.readouterr().out.splitlines()], 0.0, 0.0)
+
+    monkeypatch.setattr(benchmarking, "observe", in_process)
+    pairs = measure_trainer("drawn", "", tmp_path, 2, "cpu")
+    assert list(pairs) == ["32-true", "bf16-mixed"]
+    for measured in pairs.values():
+        assert len(measured) == 2  # the first of three is left out
+        assert all(pair["bare"] > 0 and pair["trainer"] > 0 for pair in measured)
+    assert len(turns) == 6
 
 
 def test_startup_is_seen_from_help_to_the_test_loop(tmp_path: Path, trained: Path) -> None:
@@ -176,6 +210,9 @@ def test_a_record_becomes_tables(tmp_path: Path) -> None:
     assert "| this project in 32 bits / Keras | 0.50 |" in table
     assert "idiomatic" not in table
     assert "DRAWN STAND-IN" in table
+    pairs = {"bf16-mixed": [{"bare": 2.0, "trainer": seconds} for seconds in (2.0, 2.5, 2.2)]}
+    record = write_record(tmp_path / "t.json", {"pairs": pairs}, "drawn", "cpu", None)
+    assert "| bf16-mixed | 2.00 | 2.20 | 1.10 (1.00 to 1.25) | 3 |" in trainer_table(record)
     growth = {"growth": [{"copies": 2, "batch_size": 64, "seconds": 5.25, "peak_mb": 1234.5}], "precision": "32-true"}
     assert "| 2 x | 64 | 5.25 | 1,234 |" in growth_table(
         write_record(tmp_path / "g.json", growth, "drawn", "cpu", None)
@@ -184,7 +221,8 @@ def test_a_record_becomes_tables(tmp_path: Path) -> None:
 
 def test_readmes_tables_of_speed_are_made_from_the_records() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, table in (("speed", speed_table), ("startup", startup_table), ("growth", growth_table)):
+    tables = {"speed": speed_table, "trainer": trainer_table, "startup": startup_table, "growth": growth_table}
+    for name, table in tables.items():
         record = read_record(ROOT / "benchmarks" / f"{name}.json")
         assert record["dataset"] == "Fashion-MNIST"
         begin, end = marks(name)

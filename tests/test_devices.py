@@ -1,5 +1,6 @@
 """The default arithmetic is the device's fastest; memory stays between steps."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from fmnist_lightning.devices import fastest_precision
+from fmnist_lightning.devices import fastest_precision, resolve_devices
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,20 @@ def test_bf16_is_the_default_of_cpus_that_compute_in_it(
 def test_a_torch_that_cannot_tell_computes_in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert fastest_precision(torch.device("cpu")) == "32-true"
+
+
+def test_a_training_on_the_cpu_does_not_look_for_a_gpus_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's question whether there is CUDA, which Adam asks at each step."""
+    looked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: looked.append(True) or -1)
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", None)
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as `import lightning` leaves it
+    torch.cuda.is_available()
+    assert looked == [True]  # the negative control
+    resolve_devices("cpu", 1, "32-true")
+    torch.cuda.is_available()
+    assert looked == [True]
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"
 
 
 # Twenty times 40 MB, 9,766 pages, taken and freed as a training step does.

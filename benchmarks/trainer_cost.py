@@ -1,0 +1,71 @@
+"""The same epochs by scripts/train.py and by the bare loop, twenty steps of each in turn, in one process.
+
+Usage: python benchmarks/trainer_cost.py DATASET DATA_DIR LOG_DIR EPOCHS ACCELERATOR PRECISION
+
+Two whole programs are half a minute apart, in which a shared machine drifts by more than the Trainer costs; here a
+drift slows both. An epoch of the Trainer's is all of it: steps, metrics, validation, logs, checkpoints. Each line
+tells the seconds of a pair of epochs.
+"""
+
+import sys
+import time
+from itertools import islice
+from typing import Any
+
+import lightning as L
+from bare_loop import BareLoop
+
+from fmnist_lightning import callbacks
+from fmnist_lightning.training import train
+
+STEPS_IN_TURN = 20
+
+
+class Turns(callbacks.EpochLines):
+    """In place of the callback that prints an epoch's line: gives the bare loop its turns."""
+
+    start: float | None = None
+    bare_seconds = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        splits: Any = trainer.datamodule.splits  # type: ignore[attr-defined]
+        self.bare_loop = BareLoop(splits, trainer.strategy.root_device, str(trainer.precision))
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.end_pair()
+        self.bare_steps = self.bare_loop.train(trainer.current_epoch)
+        self.bare_seconds = 0.0
+        self.start = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        batch_idx: int = args[1]
+        if batch_idx % STEPS_IN_TURN == 0:
+            start = time.perf_counter()
+            for _ in islice(self.bare_steps, STEPS_IN_TURN):
+                pass
+            self.bare_seconds += time.perf_counter() - start
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.start is not None:  # not before the training
+            start = time.perf_counter()
+            self.bare_loop.validate()
+            self.bare_seconds += time.perf_counter() - start
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.end_pair()
+
+    def end_pair(self) -> None:
+        if self.start is not None:
+            seconds = time.perf_counter() - self.start - self.bare_seconds
+            print(f"pair bare {self.bare_seconds:.4f} trainer {seconds:.4f}", flush=True)
+
+
+def main(dataset: str, data_dir: str, log_dir: str, epochs: int, accelerator: str, precision: str) -> None:
+    callbacks.EpochLines = Turns  # type: ignore[misc]
+    options = {"dataset": dataset, "data_dir": data_dir, "log_dir": log_dir, "test": False}
+    train(**options, max_epochs=epochs, accelerator=accelerator, precision=precision)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    dataset, data_dir, log_dir, epochs, accelerator, precision = sys.argv[1:]
+    main(dataset, data_dir, log_dir, int(epochs), accelerator, precision)
