@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench results tensorboard lock clean
+.PHONY: help train test lint format bench results torture audit tensorboard lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine besi
 
 results: $(VENV)/.ready ## Rebuild README's tables from the records in results/
 	$(BIN)/python scripts/results.py $(ARGS)
+
+torture: $(VENV)/.ready ## Kill 100 trainings at random moments, let them go on, and compare (ARGS="--runs 10" for fewer)
+	$(BIN)/python scripts/torture.py $(ARGS)
+
+audit: $(VENV)/.ready ## Look the locked dependencies up among the known vulnerabilities
+	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
 tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs $(ARGS)

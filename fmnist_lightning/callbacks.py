@@ -1,7 +1,5 @@
 """Callbacks: what happens beside the training, one thing each."""
 
-import os
-import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,7 +18,6 @@ from torch.utils.tensorboard.summary import hparams
 from fmnist_lightning.batches import Batch
 from fmnist_lightning.environment import environment
 from fmnist_lightning.files import atomic_write
-from fmnist_lightning.interrupts import SIGNALS, Interrupted
 from fmnist_lightning.metrics import METRIC_NAMES
 
 
@@ -57,8 +54,10 @@ class Throughput(Callback):
             self.validation_seconds += self.clock(trainer) - self.validation_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seconds = self.clock(trainer) - self.start - self.validation_seconds
-        pl_module.log("train/images_per_second", self.images / seconds)
+        # None where a run goes on behind an epoch's last step.
+        if self.images:
+            seconds = self.clock(trainer) - self.start - self.validation_seconds
+            pl_module.log("train/images_per_second", self.images / seconds)
 
 
 class Provenance(Callback):
@@ -127,53 +126,6 @@ class EpochLines(Callback):
         figures = ((name, trainer.callback_metrics.get(name)) for name in shown)
         line = "  ".join(f"{name} {value:.4g}" for name, value in figures if value is not None)
         print(f"{self.label} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
-
-
-class StopOnSignal(Callback):
-    """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
-
-    A second signal ends the program at once. A signal during validation is answered when it ends, its checkpoint
-    written. Lightning's own answer to Ctrl-C saves nothing, and its answer to SIGTERM exits with status 0.
-    """
-
-    def __init__(self, last: Path | None, advice: str) -> None:
-        self.last = last
-        self.advice = advice
-        self.received: int | None = None
-        self.before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Here, not earlier: Lightning sets its own handlers after on_fit_start.
-        self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
-
-    def receive(self, signum: int, frame: Any) -> None:
-        self.received = signum
-        os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
-        if self.received and not trainer.is_last_batch:
-            if self.last:
-                trainer.save_checkpoint(self.last, weights_only=False)
-            raise Interrupted(self.received, self.advice)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.received:
-            raise Interrupted(self.received, self.advice)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.restore()
-        if self.received:
-            raise Interrupted(self.received, self.advice)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 class Predictions(Callback):

@@ -1,5 +1,8 @@
 """Checkpoints: written whole or not at all, read as tensors and plain values only."""
 
+import contextlib
+import errno
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,16 +12,26 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
 
+# Counts up when a checkpoint of this project means something that older code would misread.
+FORMAT = 1
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's, but for saving: its own writes into the system's temporary folder and moves without a flush.
 
-    Across file systems a kill then leaves half a file where the good one was. Raises OSError where it can't write.
+    Across file systems a kill then leaves half a file where the good one was. Raises OSError where it can't write: the
+    disk is full, the folder was made read-only, or deleted under the run.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with atomic_write(Path(path)) as file:
-            torch.save(checkpoint, file)
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        try:
+            with atomic_write(path) as file:
+                torch.save({**checkpoint, "format": FORMAT}, file)
+        except RuntimeError as error:  # torch's writer turns some of the system's errors into its own
+            raise OSError(errno.EIO, str(error).partition("\n")[0], str(path)) from error
 
 
 class TrainingRecord(NamedTuple):
@@ -44,7 +57,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read as a checkpoint: it is damaged or no checkpoint ({reason})") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise UserError(f"{path} is no checkpoint of this project: state_dict and hyper_parameters are missing")
+    if checkpoint.get("format", 0) > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer version of this project (format {checkpoint['format']}; this one reads up "
+            f"to {FORMAT}): update the project"
+        )
     return checkpoint
+
+
+def newest_readable(folder: Path) -> Path | None:
+    """The checkpoint in `folder` with the most steps of those that can be read; None where none can."""
+    steps = {}
+    for path in folder.glob("*.ckpt"):
+        with contextlib.suppress(UserError):
+            steps[path] = int(read_checkpoint(path).get("global_step", 0))
+    return max(steps, key=lambda path: steps[path], default=None)
 
 
 def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:

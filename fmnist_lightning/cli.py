@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import auto_parser
@@ -15,6 +16,7 @@ from jsonargparse.typing import extend_base_type, restricted_number_type
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
+from fmnist_lightning.runs import CONFIG, find_resumed
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
@@ -58,9 +60,17 @@ def run(command: Callable[..., Any]) -> int:
 
 
 def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
-    """The options of `command` as plain values; exits with 2 where they are wrong, with 0 after `--help`."""
+    """The options of `command` as plain values; exits with 2 where they are wrong, with 0 after `--help`.
+
+    Where a run is to go on and no `--config` is given, the run's own options hold. Raises UserError where there is
+    no such run.
+    """
     parser = auto_parser(command, as_positional=False)
-    options = parser.parse_args(complete_flags(command, arguments)).as_dict()
+    arguments = complete_flags(command, arguments)
+    options = parser.parse_args(arguments).as_dict()
+    if options.get("resume") and not options["config"]:
+        run, _ = find_resumed(options["resume"], Path(options["log_dir"]))
+        options = parser.parse_args([f"--config={run / CONFIG}", *arguments]).as_dict()
     # jsonargparse's restricted numbers are classes of their own, which neither YAML nor a safe checkpoint can hold.
     return {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
 

@@ -7,8 +7,10 @@ from jsonargparse.typing import PositiveInt
 
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import sweep
 from fmnist_lightning.runs import (
     CHECKPOINTS,
+    METRICS,
     MODULE_OPTIONS,
     PREDICTIONS,
     find_checkpoint,
@@ -69,6 +71,8 @@ def evaluate(
     options["precision"] = resolve_devices(accelerator, devices, options["precision"])
     if options["model"] not in MODELS:
         raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
+    for name in (METRICS, PREDICTIONS):
+        sweep(folder, name)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
     trainer = L.Trainer(

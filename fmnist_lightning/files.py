@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
+STAGED = ".staged"
+
 
 def flush_folder(folder: Path) -> None:
     """Make renames in `folder` last through a power cut; systems that can't open a folder (Windows) have no need."""
@@ -33,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises OSError where the folder can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+    staged = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=STAGED, delete=False)  # noqa: SIM115
     try:
         with staged:
             yield staged
@@ -44,6 +46,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         install(Path(staged.name), path)
     finally:
         Path(staged.name).unlink(missing_ok=True)
+
+
+def sweep(folder: Path, pattern: str = "*") -> None:
+    """Remove what a killed `atomic_write` of files named like `pattern` left in `folder`."""
+    for staged in folder.glob(f".{pattern}.*{STAGED}"):
+        staged.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -62,12 +62,25 @@ class Classifier(L.LightningModule):
 
     def log_figures(self, stage: str, metrics: MetricCollection) -> None:
         """Log loss and metrics of the epoch of `stage` that ends."""
-        logits, labels = (torch.cat(part) for part in zip(*self.seen[stage], strict=True))
+        parts = zip(*self.seen[stage], strict=True)
+        logits, labels = (torch.cat([kept.to(self.device) for kept in part]) for part in parts)
         self.seen[stage].clear()
         metrics.update(logits.softmax(dim=1), labels)
-        loss = F.cross_entropy(logits, labels)
-        self.log(f"{stage}/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
+        figures = {f"{stage}/loss": F.cross_entropy(logits, labels), **metrics.compute()}
+        metrics.reset()
+        # In training at once: the epoch's end comes behind the checkpoint, and a kill between would lose the figures.
+        when: dict[str, Any] = {"on_step": stage == "train", "on_epoch": stage != "train", "batch_size": 1}
+        for name, value in figures.items():
+            self.log(name, value, prog_bar=name.endswith("loss"), **when)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """In the middle of an epoch, keep what its figures will be made of."""
+        if self.seen["train"]:
+            checkpoint["seen"] = [torch.cat(part) for part in zip(*self.seen["train"], strict=True)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        logits, labels = checkpoint.get("seen", (None, None))
+        self.seen["train"] = [] if logits is None else [(logits, labels)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch, "train")
@@ -94,5 +107,8 @@ class Classifier(L.LightningModule):
         schedule = self.hparams["schedule"]
         if schedule == "constant":
             return optimizer
-        scheduler = SCHEDULES[schedule](optimizer, int(self.trainer.estimated_stepping_batches))
+        # Not trainer.estimated_stepping_batches: Lightning 2.6 then forgets to restore the loader's place in an epoch.
+        trainer: Any = self.trainer
+        steps = trainer.max_epochs * len(trainer.datamodule.train_dataloader())
+        scheduler = SCHEDULES[schedule](optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -74,11 +74,11 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def update_readme(readme: Path, name: str, table: str) -> None:
+def update_document(path: Path, name: str, table: str) -> None:
     """Put a table between its two marks. Raises UserError where they are missing."""
     begin, end = marks(name)
-    before, found_begin, rest = readme.read_text(encoding="utf-8").partition(begin)
+    before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end):
-        raise UserError(f"{readme} lacks the lines {begin} and {end}, between which the table goes")
-    write_text(readme, f"{before}{begin}\n{table}\n{end}{after}")
+        raise UserError(f"{path} lacks the lines {begin} and {end}, between which the table goes")
+    write_text(path, f"{before}{begin}\n{table}\n{end}{after}")

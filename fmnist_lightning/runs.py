@@ -1,13 +1,15 @@
 """Run folders, `lightning_logs/version_N/`, and the files in them."""
 
+import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
@@ -17,6 +19,8 @@ METRICS = "metrics.json"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
 HPARAMS = "hparams.yaml"
+LAST = "last.ckpt"
+LOCK = ".lock"
 # Those of a run's options that say which net is trained how: the arguments of `Classifier`.
 MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "schedule", "label_smoothing")
 # What a run can't change when it goes on.
@@ -71,6 +75,19 @@ def find_run(run: str, log_dir: Path) -> Path:
     return folder
 
 
+def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
+    """The run folder to go on in, and the checkpoint to go on from, which need not exist.
+
+    `resume` is a run folder, `last` for the newest, or a checkpoint in a run folder. Raises UserError where the run is
+    missing.
+    """
+    if resume.endswith(".ckpt"):
+        checkpoint = Path(resume)
+        return find_run(str(checkpoint.parent.parent), log_dir), checkpoint
+    run = find_run(resume, log_dir)
+    return run, run / CHECKPOINTS / LAST
+
+
 def find_checkpoint(run: Path, ckpt: str) -> Path:
     """The file that `ckpt` names: `best` or `last` of the run, or a path. Raises UserError where there is none."""
     path = run / CHECKPOINTS / f"{ckpt}.ckpt" if ckpt in ("best", "last") else Path(ckpt)
@@ -119,5 +136,37 @@ def testing_command(run: Path) -> str:
 
 
 def resume_command(run: Path) -> str:
-    """What to type to go on with an interrupted run."""
-    return f"python scripts/train.py --config {shlex.quote(str(run / CONFIG))} --resume {shlex.quote(str(run))}"
+    """What to type to go on with an interrupted run, or with a checkpoint of one."""
+    return f"python scripts/train.py --resume {shlex.quote(str(run))}"
+
+
+@contextlib.contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Raise UserError where another training goes on in this run folder. The system ends the claim with the process."""
+    lock = FileLock(run / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another training goes on in {run}: wait until it ends, or stop it") from error
+    except OSError as error:
+        raise UserError(f"{run} can't be written ({error.strerror}): make it writable") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def explaining_faults(run: Path) -> Iterator[None]:
+    """Turn the system's errors while a run is written into a UserError that names the cure."""
+    try:
+        yield
+    except OSError as error:
+        if not (run / CONFIG).is_file():
+            raise UserError(
+                f"{run} was deleted or moved under the run: put it back and go on, or start anew"
+            ) from error
+        raise UserError(
+            f"{error.filename or run} can't be written ({error.strerror or error}); what was saved before is whole: "
+            f"make room or make the folder writable, then go on: {resume_command(run)}"
+        ) from error

@@ -4,18 +4,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
 
 from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed, Share
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import sweep
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.runs import (
     CHECKPOINTS,
     HPARAMS,
+    LAST,
     MODULE_OPTIONS,
     PREDICTIONS,
+    alone_in,
     check_same_run,
+    explaining_faults,
     find_checkpoint,
-    find_run,
+    find_resumed,
     new_run,
     resume_command,
     testing_command,
@@ -23,6 +28,9 @@ from fmnist_lightning.runs import (
 )
 
 if TYPE_CHECKING:
+    import lightning as L
+
+    from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.module import Classifier
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
@@ -44,6 +52,7 @@ def train(
     schedule: Literal["constant", "one_cycle"] = "constant",
     label_smoothing: Share = 0.0,
     patience: PositiveInt | None = None,
+    checkpoint_every_minutes: PositiveFloat | None = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
@@ -69,16 +78,18 @@ def train(
         schedule: Of the learning rate: constant; one_cycle, up and then down to nearly nothing over the whole training.
         label_smoothing: Share of each label that is spread over all classes, in the loss that is trained, not logged.
         patience: Stop after so many epochs without a better val/accuracy.
+        checkpoint_every_minutes: Save in the middle of epochs too, so often. Each epoch is saved at its end anyway.
         seed: Of weights, order and dropout. The validation cut does not depend on it.
         accelerator: Where to compute.
         devices: Which device, as Lightning names them. This version trains on one.
         precision: Arithmetic, as Lightning names it; auto, the one that was measured to be fastest on such a device.
         test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         log_dir: Folder of the run folders version_N.
-        resume: Run folder to go on in, or last. Give that run's options too, by --config RUN_DIR/config.yaml.
+        resume: Run folder to go on in, last for the newest, or a checkpoint in one. The run's own options hold, but for
+            those given here: a longer training and another device are possible, another data set or net is not.
         fast_dev_run: One batch of training, validation and test each, to see that all works. Makes no run folder.
     """
-    options = dict(locals())
+    options = {**locals(), "dropout": list(dropout)}
     import lightning as L
 
     from fmnist_lightning.console import quiet
@@ -95,93 +106,125 @@ def train(
     datamodule.setup("fit")
     L.seed_everything(seed, verbose=False)
     module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
-    # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
-    run = None if fast_dev_run else open_run(Path(log_dir), resume, options, module)
-    outputs = output_options(run, resolved, patience)
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        precision=arithmetic,
-        max_epochs=max_epochs,
-        fast_dev_run=fast_dev_run,
-        log_every_n_steps=1,  # all scalars are by the epoch
-        **outputs,
-    )
-    if run is None:
-        trainer.fit(module, datamodule)
-        trainer.test(module, datamodule, verbose=False)
-        print("smoke run passed: one batch of training, validation and test; no run folder was made")
+    base = {"accelerator": accelerator, "devices": devices, "precision": arithmetic, "max_epochs": max_epochs}
+    if fast_dev_run:
+        smoke_run(L.Trainer(**base, **shown(resolved), fast_dev_run=True), module, datamodule)
         return
+    # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
+    run, checkpoint = find_resumed(resume, Path(log_dir)) if resume else (new_run(Path(log_dir)), None)
+    with alone_in(run), explaining_faults(run):
+        steps = open_run(run, checkpoint, options, module)
+        outputs = recorded(run, options, steps)
+        trainer = L.Trainer(**base, **outputs)
+        print(f"run folder: {run}", flush=True)
+        outputs["logger"].log_hyperparams(options)
+        trainer.fit(module, datamodule, ckpt_path=checkpoint if steps else None, weights_only=True)
+        if test:
+            with advising(f"the training is complete; to test it: {testing_command(run)}"):
+                run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
+
+
+def smoke_run(trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule") -> None:
+    trainer.fit(module, datamodule)
+    trainer.test(module, datamodule, verbose=False)
+    print("smoke run passed: one batch of training, validation and test; no run folder was made")
+
+
+def open_run(run: Path, checkpoint: Path | None, options: dict[str, Any], module: "Classifier") -> int:
+    """Make the run folder ready; return the steps done at the checkpoint to go on from, 0 where there is none.
+
+    Raises UserError where a resumed run's options or weights don't fit, or its checkpoint can't be read.
+    """
+    steps = 0
+    if checkpoint:
+        check_same_run(run, options)
+        steps = steps_done(run, checkpoint, module)
+        (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
+        for folder in (run, run / CHECKPOINTS):
+            sweep(folder)
+    (run / CHECKPOINTS).mkdir(exist_ok=True)
     write_config(run, {**options, "resume": None})
-    print(f"run folder: {run}", flush=True)
-    outputs["logger"].log_hyperparams(options)
-    trainer.fit(module, datamodule, ckpt_path=find_checkpoint(run, "last") if resume else None, weights_only=True)
-    if test:
-        with advising(f"the training is complete; to test it: {testing_command(run)}"):
-            run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
+    return steps
 
 
-def open_run(log_dir: Path, resume: str | None, options: dict[str, Any], module: "Classifier") -> Path:
-    """A new run folder, or the one to go on in; raises UserError where its options or weights don't fit."""
-    if not resume:
-        return new_run(log_dir)
-    from fmnist_lightning.checkpoint import load_weights, read_checkpoint
+def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
+    """Steps of training behind a checkpoint whose weights fit `module`; 0, said aloud, where the run has none yet.
 
-    run = find_run(resume, log_dir)
-    check_same_run(run, options)
-    last = find_checkpoint(run, "last")
-    load_weights(module, read_checkpoint(last), last)
-    (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
-    return run
+    Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
+    """
+    from fmnist_lightning.checkpoint import load_weights, newest_readable, read_checkpoint, training_record
+
+    if not any((run / CHECKPOINTS).glob("*.ckpt")):
+        print(f"{run} has no checkpoint yet: it starts from its beginning")
+        return 0
+    try:
+        content = read_checkpoint(checkpoint)
+        training_record(content)
+    except UserError as error:
+        other = newest_readable(run / CHECKPOINTS)
+        cure = f"the newest that can be read: {resume_command(other)}" if other else "no other one can be read either"
+        raise UserError(f"{error}; {cure}") from error
+    load_weights(module, content, checkpoint)
+    return int(content["global_step"])
 
 
-def output_options(run: Path | None, dataset: str, patience: int | None) -> dict[str, Any]:
-    """The Trainer's options that say what is shown and what is written; `run` is None in a smoke run."""
-    from lightning.pytorch.callbacks import (
-        EarlyStopping,
-        LearningRateMonitor,
-        ModelCheckpoint,
-        ModelSummary,
-        Timer,
-    )
-    from lightning.pytorch.loggers import TensorBoardLogger
+def shown(dataset: str) -> dict[str, Any]:
+    """The Trainer's options that say what is shown."""
+    from lightning.pytorch.callbacks import ModelSummary
 
-    from fmnist_lightning.callbacks import (
-        EpochLines,
-        HParams,
-        NoProfiler,
-        Predictions,
-        ProgressBar,
-        Provenance,
-        StopOnSignal,
-        Throughput,
-    )
-    from fmnist_lightning.checkpoint import AtomicCheckpointIO
+    from fmnist_lightning.callbacks import EpochLines, NoProfiler, ProgressBar
     from fmnist_lightning.console import DATASET_NAMES
 
     in_terminal = sys.stdout.isatty()  # where Lightning's bar goes
-    shown = [ModelSummary(), ProgressBar(dataset) if in_terminal else EpochLines(DATASET_NAMES[dataset])]
-    # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
-    display = {"enable_progress_bar": in_terminal, "enable_model_summary": False, "profiler": NoProfiler()}
-    stopping = [EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []
-    if run is None:
-        return {"callbacks": [*shown, StopOnSignal(None, ""), *stopping], **display}
-    keep: dict[str, Any] = {"dirpath": run / CHECKPOINTS, "enable_version_counter": False}
-    best = ModelCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max")
-    # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
-    last = ModelCheckpoint(**keep, filename="last")
-    stop = StopOnSignal(run / CHECKPOINTS / "last.ckpt", f"saved; to go on: {resume_command(run)}")
-    recorders = [
+    return {
+        # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
+        "callbacks": [ModelSummary(), ProgressBar(dataset) if in_terminal else EpochLines(DATASET_NAMES[dataset])],
+        "enable_model_summary": False,
+        "enable_progress_bar": in_terminal,
+        "profiler": NoProfiler(),
+    }
+
+
+def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The Trainer's options that say what is shown, and what is written into the run folder.
+
+    `steps` are those done before: what TensorBoard has of later ones was lost with the process that wrote it.
+    """
+    from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from fmnist_lightning.callbacks import HParams, Predictions, Provenance, Throughput
+    from fmnist_lightning.checkpoint import AtomicCheckpointIO
+    from fmnist_lightning.fault_tolerance import RandomState, SaveInEpochs, StopOnNonFinite, StopOnSignal
+
+    last, minutes, patience = run / CHECKPOINTS / LAST, options["checkpoint_every_minutes"], options["patience"]
+    advice = f"to go on: {resume_command(run)}"
+    keep: dict[str, Any] = {"dirpath": last.parent, "enable_version_counter": False}
+    display = shown(options["dataset"])
+    callbacks = [
+        StopOnNonFinite(f"nothing was saved of it; try a smaller --lr, or {advice}"),
+        RandomState(),
         Timer(),
         Provenance(),
         Throughput(),
         LearningRateMonitor("epoch"),
         HParams(),
-        Predictions(run / PREDICTIONS, dataset),
+        Predictions(run / PREDICTIONS, options["dataset"]),
+        *display.pop("callbacks"),
+        *([EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []),
+        *([SaveInEpochs(last, minutes)] if minutes else []),
+        StopOnSignal(last, f"saved; {advice}"),
+        ModelCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max"),
+        # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
+        ModelCheckpoint(**keep, filename=last.stem),
     ]
+    logger = TensorBoardLogger(
+        run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
+    )
     return {
-        "callbacks": [*recorders, *shown, *stopping, stop, best, last],
-        "logger": TensorBoardLogger(run.parent, name="", version=run.name, log_graph=True, default_hp_metric=False),
-        "plugins": [AtomicCheckpointIO()],
         **display,
+        "callbacks": callbacks,
+        "logger": logger,
+        "log_every_n_steps": 1,  # all scalars are by the epoch
+        "plugins": [AtomicCheckpointIO()],
     }

@@ -9,14 +9,15 @@ ROOT = Path(__file__).parent.parent
 
 
 def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
-    """Rebuild README's tables from the records in results/ and benchmarks/.
+    """Rebuild the tables of README and docs/ from the records in results/ and benchmarks/.
 
     Args:
         add: Run folders to keep as records first, as a list: [lightning_logs/version_0, ...].
         recipe: The recipe that they were trained by.
     """
-    from fmnist_lightning.records import add_record, read_records, results_table, update_readme
+    from fmnist_lightning.records import add_record, read_records, results_table, update_document
     from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
+    from fmnist_lightning.torture import torture_table
 
     for folder in add or []:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
@@ -28,8 +29,11 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         "growth": growth_table(read_record(ROOT / "benchmarks" / "growth.json")),
     }
     for name, table in tables.items():
-        update_readme(ROOT / "README.md", name, table)
+        update_document(ROOT / "README.md", name, table)
         print(f"{table}\n")
+    update_document(
+        ROOT / "docs" / "faults.md", "torture", torture_table(read_record(ROOT / "benchmarks" / "torture.json"))
+    )
 
 
 if __name__ == "__main__":

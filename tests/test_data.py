@@ -117,6 +117,15 @@ def test_a_gzip_bomb_is_unpacked_no_further_than_one_byte_too_many(
         read_checked(path, LABELS)
 
 
+def test_a_header_that_claims_more_images_than_memory_holds_is_never_believed(
+    tiny_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    claim = bytes([0, 0, 8, 3]) + (2**31 - 1).to_bytes(4, "big") * 3
+    (tmp_path / IMAGES).write_bytes(claim + tiny_files[IMAGES][len(claim) :])
+    with pytest.raises(DataError, match="right size but other content"):
+        read_checked(tmp_path / IMAGES, IMAGES)
+
+
 def test_the_validation_cut_is_balanced_disjoint_and_fixed_by_its_seed() -> None:
     labels = torch.arange(1000) % 10
     train, val = stratified_cut(labels, 0.1, seed=1)

@@ -9,7 +9,7 @@ import pytest
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.records import add_record, marks, mean_and_spread, read_records, results_table, update_readme
+from fmnist_lightning.records import add_record, marks, mean_and_spread, read_records, results_table, update_document
 from fmnist_lightning.runs import write_config
 
 ROOT = Path(__file__).parent.parent
@@ -114,5 +114,5 @@ def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
 def test_a_readme_without_its_marks_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(UserError, match="lacks the lines"):
-        update_readme(tmp_path / "README.md", "results", "table")
+        update_document(tmp_path / "README.md", "results", "table")
     assert (tmp_path / "README.md").read_text() == "no marks"

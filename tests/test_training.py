@@ -26,6 +26,7 @@ def test_a_run_folder_holds_what_the_design_names(program: Program, tmp_path: Pa
     run, output = small_run(program, tmp_path)
     names = {path.name for path in run.rglob("*") if "tfevents" not in path.name}
     assert names == {
+        ".lock",
         "checkpoints", "best.ckpt", "last.ckpt", "config.yaml", "hparams.yaml", "metrics.json", "predictions.npz",
     }  # fmt: skip
     assert any("tfevents" in path.name for path in run.iterdir())

@@ -1,0 +1,154 @@
+"""Callbacks that let a run survive: random numbers kept, saves in long epochs, stops that save, no ruined weights."""
+
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from fmnist_lightning.batches import Batch
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.interrupts import SIGNALS, Interrupted
+
+
+class RandomState(Callback):
+    """Keeps torch's random numbers, the CPU's and the training device's, in each checkpoint, and puts them back.
+
+    Lightning keeps none, so that dropout would start anew. They are put back when the steps begin, behind all that may
+    draw before, such as the graph for TensorBoard. A device of another kind than the checkpoint's starts its own.
+    """
+
+    def __init__(self) -> None:
+        self.restored: dict[str, Tensor] = {}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        device = trainer.strategy.root_device
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        if device.type != "cpu":
+            checkpoint["random_state"][device.type] = torch.get_device_module(device).get_rng_state()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.restored = checkpoint.get("random_state", {})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        device = trainer.strategy.root_device
+        if "cpu" in self.restored:
+            torch.set_rng_state(self.restored["cpu"])
+        if device.type != "cpu" and device.type in self.restored:
+            torch.get_device_module(device).set_rng_state(self.restored[device.type])
+        self.restored = {}
+
+
+class StopOnNonFinite(Callback):
+    """Raises UserError where the loss or a weight is NaN or infinite, before a checkpoint is made of it.
+
+    On a GPU, where reading the loss waits for it, several steps are looked at together.
+    """
+
+    STEPS_TOGETHER = 50
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+        self.unread: list[tuple[int, int, Batch, float, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        loss, batch, batch_idx = args[0]["loss"], args[1], args[2]
+        on_cpu = loss.device.type == "cpu"
+        if on_cpu and math.isfinite(loss.item()):
+            return
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.unread.append((trainer.global_step, batch_idx, batch, rate, loss))
+        if on_cpu or len(self.unread) == self.STEPS_TOGETHER:
+            self.check_losses(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.check_losses(trainer)
+        for name, weights in pl_module.named_parameters():
+            if not weights.isfinite().all():
+                raise UserError(
+                    f"the weights {name} are no longer finite behind step {trainer.global_step}; {self.advice}"
+                )
+
+    def check_losses(self, trainer: L.Trainer) -> None:
+        unread, self.unread = self.unread, []
+        for step, batch_idx, batch, rate, loss in unread:
+            if not math.isfinite(loss.item()):
+                indices = batch.indices.tolist()
+                shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+                epoch, batch_number = trainer.current_epoch + 1, batch_idx + 1
+                raise UserError(
+                    f"the loss is {loss.item()} at step {step} (epoch {epoch}, batch {batch_number}, "
+                    f"learning rate {rate:.3g}, {len(indices)} images: {shown}); {self.advice}"
+                )
+
+
+class SaveInEpochs(Callback):
+    """Saves `last.ckpt` behind a step when so many minutes have gone by since it was last saved here.
+
+    Not behind an epoch's last step: what follows saves it whole. Minutes are of a clock that nobody can set.
+    """
+
+    def __init__(self, last: Path, minutes: float) -> None:
+        self.last = last
+        self.seconds = 60 * minutes
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if time.monotonic() - self.saved >= self.seconds and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.last, weights_only=False)
+            self.saved = time.monotonic()
+
+
+class StopOnSignal(Callback):
+    """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
+
+    A second signal ends the program at once. A signal during validation is answered when it ends, its checkpoint
+    written. Lightning's own answer to Ctrl-C saves nothing, and its answer to SIGTERM exits with status 0.
+    """
+
+    def __init__(self, last: Path | None, advice: str) -> None:
+        self.last = last
+        self.advice = advice
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Here, not earlier: Lightning sets its own handlers after on_fit_start.
+        self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
+
+    def receive(self, signum: int, frame: Any) -> None:
+        self.received = signum
+        os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
+        if self.received and not trainer.is_last_batch:
+            if self.last:
+                trainer.save_checkpoint(self.last, weights_only=False)
+            raise Interrupted(self.received, self.advice)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.received:
+            raise Interrupted(self.received, self.advice)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.restore()
+        if self.received:
+            raise Interrupted(self.received, self.advice)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
