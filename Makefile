@@ -30,14 +30,14 @@ format: $(VENV)/.ready ## Bring the code into the house's format
 bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine beside Keras and other peers (ARGS="--part growth": data and batch sizes)
 	$(BIN)/python scripts/benchmark.py --keras_python $(BENCH_VENV)/bin/python $(ARGS)
 
-results: $(VENV)/.ready ## Rebuild README's tables from the records in results/
+results: $(VENV)/.ready ## Rebuild the tables of README and docs/ from the records
 	$(BIN)/python scripts/results.py $(ARGS)
 
 torture: $(VENV)/.ready ## Kill 100 trainings at random moments, let them go on, and compare (ARGS="--runs 10" for fewer)
 	$(BIN)/python scripts/torture.py $(ARGS)
 
 audit: $(VENV)/.ready ## Look the locked dependencies up among the known vulnerabilities
-	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock $(ARGS)
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
 tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs $(ARGS)

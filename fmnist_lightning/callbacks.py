@@ -1,7 +1,7 @@
 """Callbacks: what happens beside the training, one thing each."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from fmnist_lightning.metrics import METRIC_NAMES
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second, each epoch, without validation.
+    """Logs train/images_per_second of each epoch's training steps.
 
     Lightning's ThroughputMonitor waits for the GPU at every batch; this waits and reads the clock twice an epoch.
     """
@@ -39,25 +39,15 @@ class Throughput(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.images = 0
-        self.validation_seconds = 0.0
         self.start = self.clock(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         batch: Batch = args[1]
         self.images += len(batch.labels) * trainer.world_size
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validation_start = self.clock(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self.validation_seconds += self.clock(trainer) - self.validation_start
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # None where a run goes on behind an epoch's last step.
-        if self.images:
-            seconds = self.clock(trainer) - self.start - self.validation_seconds
-            pl_module.log("train/images_per_second", self.images / seconds)
+        if trainer.is_last_batch:
+            # Now, not at the epoch's end, which comes behind the checkpoint: see Classifier.log_figures.
+            rate = self.images / (self.clock(trainer) - self.start)
+            pl_module.log("train/images_per_second", rate, on_step=True, on_epoch=False)
 
 
 class Provenance(Callback):
@@ -125,7 +115,8 @@ class EpochLines(Callback):
         shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_second")
         figures = ((name, trainer.callback_metrics.get(name)) for name in shown)
         line = "  ".join(f"{name} {value:.4g}" for name, value in figures if value is not None)
-        print(f"{self.label} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
+        with suppress(BrokenPipeError):  # at Ctrl-C, what reads this may end before the epoch is saved
+            print(f"{self.label} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
 
 
 class Predictions(Callback):

@@ -30,7 +30,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_write(path) as file:
                 torch.save({**checkpoint, "format": FORMAT}, file)
-        except RuntimeError as error:  # torch's writer turns some of the system's errors into its own
+        except RuntimeError as error:
+            # torch's writer turns some of the system's errors into its own.
+            if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+                raise
             raise OSError(errno.EIO, str(error).partition("\n")[0], str(path)) from error
 
 

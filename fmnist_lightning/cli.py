@@ -69,8 +69,10 @@ def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
     arguments = complete_flags(command, arguments)
     options = parser.parse_args(arguments).as_dict()
     if options.get("resume") and not options["config"]:
-        run, _ = find_resumed(options["resume"], Path(options["log_dir"]))
-        options = parser.parse_args([f"--config={run / CONFIG}", *arguments]).as_dict()
+        run, checkpoint = find_resumed(options["resume"], Path(options["log_dir"]))
+        # Found once: the config may name another log folder, and another run may be the last a moment later.
+        found = checkpoint if options["resume"].endswith(".ckpt") else run
+        options = parser.parse_args([f"--config={run / CONFIG}", *arguments, f"--resume={found}"]).as_dict()
     # jsonargparse's restricted numbers are classes of their own, which neither YAML nor a safe checkpoint can hold.
     return {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
 

@@ -1,15 +1,16 @@
 """Callbacks that let a run survive: random numbers kept, saves in long epochs, stops that save, no ruined weights."""
 
+import contextlib
 import math
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from fmnist_lightning.batches import Batch
@@ -20,8 +21,8 @@ from fmnist_lightning.interrupts import SIGNALS, Interrupted
 class RandomState(Callback):
     """Keeps torch's random numbers, the CPU's and the training device's, in each checkpoint, and puts them back.
 
-    Lightning keeps none, so that dropout would start anew. They are put back when the steps begin, behind all that may
-    draw before, such as the graph for TensorBoard. A device of another kind than the checkpoint's starts its own.
+    Lightning keeps none, so that dropout would start anew. They are put back just before the first step, after all that
+    may draw earlier, such as the graph for TensorBoard. A device of another kind than the checkpoint's starts its own.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,16 @@ class RandomState(Callback):
         self.restored = {}
 
 
+class Step(NamedTuple):
+    """A training step whose loss was not looked at yet."""
+
+    number: int
+    batch_idx: int
+    batch: Batch
+    rate: float
+    loss: Tensor
+
+
 class StopOnNonFinite(Callback):
     """Raises UserError where the loss or a weight is NaN or infinite, before a checkpoint is made of it.
 
@@ -55,15 +66,17 @@ class StopOnNonFinite(Callback):
 
     def __init__(self, advice: str) -> None:
         self.advice = advice
-        self.unread: list[tuple[int, int, Batch, float, Tensor]] = []
+        self.unread: list[Step] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         loss, batch, batch_idx = args[0]["loss"], args[1], args[2]
         on_cpu = loss.device.type == "cpu"
         if on_cpu and math.isfinite(loss.item()):
             return
-        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self.unread.append((trainer.global_step, batch_idx, batch, rate, loss))
+        self.unread.append(Step(trainer.global_step, batch_idx, batch, self.rate, loss))
         if on_cpu or len(self.unread) == self.STEPS_TOGETHER:
             self.check_losses(trainer)
 
@@ -77,21 +90,46 @@ class StopOnNonFinite(Callback):
 
     def check_losses(self, trainer: L.Trainer) -> None:
         unread, self.unread = self.unread, []
-        for step, batch_idx, batch, rate, loss in unread:
-            if not math.isfinite(loss.item()):
-                indices = batch.indices.tolist()
+        for step in unread:
+            if not math.isfinite(step.loss.item()):
+                indices = step.batch.indices.tolist()
                 shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-                epoch, batch_number = trainer.current_epoch + 1, batch_idx + 1
+                place = f"epoch {trainer.current_epoch + 1}, batch {step.batch_idx + 1}"
                 raise UserError(
-                    f"the loss is {loss.item()} at step {step} (epoch {epoch}, batch {batch_number}, "
-                    f"learning rate {rate:.3g}, {len(indices)} images: {shown}); {self.advice}"
+                    f"the loss is {step.loss.item()} at step {step.number} ({place}, learning rate {step.rate:.3g}, "
+                    f"{len(indices)} images: {shown}); {self.advice}"
                 )
+
+
+class Patience(EarlyStopping):
+    """Lightning's EarlyStopping; a resumed run stops where it had stopped, by the patience that is given now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint; it remembers the best so far where the run folder was moved too."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def moved(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        state = {**state_dict, "dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = moved(state[name])
+        state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+        super().load_state_dict(state)
 
 
 class SaveInEpochs(Callback):
     """Saves `last.ckpt` behind a step when so many minutes have gone by since it was last saved here.
 
-    Not behind an epoch's last step: what follows saves it whole. Minutes are of a clock that nobody can set.
+    Not behind an epoch's last step, which the epoch's own save follows. The clock is one that nobody sets.
     """
 
     def __init__(self, last: Path, minutes: float) -> None:
@@ -114,7 +152,7 @@ class StopOnSignal(Callback):
     written. Lightning's own answer to Ctrl-C saves nothing, and its answer to SIGTERM exits with status 0.
     """
 
-    def __init__(self, last: Path | None, advice: str) -> None:
+    def __init__(self, last: Path, advice: str) -> None:
         self.last = last
         self.advice = advice
         self.received: int | None = None
@@ -126,15 +164,15 @@ class StopOnSignal(Callback):
 
     def receive(self, signum: int, frame: Any) -> None:
         self.received = signum
-        os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # what reads it may have ended by the same Ctrl-C
+            os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
         if self.received and not trainer.is_last_batch:
-            if self.last:
-                trainer.save_checkpoint(self.last, weights_only=False)
+            trainer.save_checkpoint(self.last, weights_only=False)
             raise Interrupted(self.received, self.advice)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -17,17 +17,18 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int, advice: str = "") -> None:
         self.signum = signum
+        self.advice = advice
         super().__init__(f"stopped by {signal.Signals(signum).name}" + (f"\n{advice}" if advice else ""))
         self.exit_status = 128 + signum  # as shells do: 130 after Ctrl-C, 143 after SIGTERM
 
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Say what was saved, and how to go on, where the block is interrupted."""
+    """Say what was saved, and how to go on, where the block is interrupted without saying it."""
     try:
         yield
     except Interrupted as interruption:
-        raise Interrupted(interruption.signum, advice) from None
+        raise Interrupted(interruption.signum, interruption.advice or advice) from None
 
 
 def raise_interrupted(signum: int, _frame: FrameType | None) -> NoReturn:

@@ -76,7 +76,8 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """In the middle of an epoch, keep what its figures will be made of."""
         if self.seen["train"]:
-            checkpoint["seen"] = [torch.cat(part) for part in zip(*self.seen["train"], strict=True)]
+            parts = zip(*self.seen["train"], strict=True)
+            checkpoint["seen"] = [torch.cat([kept.cpu() for kept in part]) for part in parts]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         logits, labels = checkpoint.get("seen", (None, None))

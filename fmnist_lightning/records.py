@@ -15,7 +15,7 @@ from fmnist_lightning.runs import METRICS, read_config
 
 
 def marks(name: str) -> tuple[str, str]:
-    """The lines of README between which the table `name` goes."""
+    """The lines of a document between which the table `name` goes."""
     return f"<!-- {name}: begin; made by `make results` -->", f"<!-- {name}: end -->"
 
 

@@ -1,6 +1,7 @@
 """Run folders, `lightning_logs/version_N/`, and the files in them."""
 
 import contextlib
+import errno
 import json
 import re
 import shlex
@@ -25,6 +26,9 @@ LOCK = ".lock"
 MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "schedule", "label_smoothing")
 # What a run can't change when it goes on.
 FIXED_OPTIONS = ("dataset", "val_fraction", "batch_size", *MODULE_OPTIONS, "seed", "precision")
+WRITING_FAULTS = (
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 VERSION = re.compile(r"version_(\d+)")
 
 
@@ -162,7 +166,9 @@ def explaining_faults(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not (run / CONFIG).is_file():
+        if error.errno not in WRITING_FAULTS:
+            raise
+        if not run.is_dir():
             raise UserError(
                 f"{run} was deleted or moved under the run: put it back and go on, or start anew"
             ) from error

@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     """What a run that was disturbed came to."""
 
     kills: int
-    kills_while_saving: int  # with a half-written file left behind
+    half_written: int  # files that kills left behind
     unreadable: int  # checkpoints that a kill left so
     equal: bool  # weights, optimiser, random state, figures and curves are those of the undisturbed run
 
@@ -124,7 +124,8 @@ class Torture:
 
     def disturb(self, wanted: dict[str, Any], wait: Wait, name: str, kills: int) -> Outcome:
         """Start a run, kill it so many times, let it go on each time, compare what it ends with."""
-        log_dir, killed, while_saving, unreadable = self.folder / name, 0, 0, 0
+        log_dir, killed, unreadable = self.folder / name, 0, 0
+        half_written: set[Path] = set()
         for _ in range(kills):
             process = self.start(log_dir)
             wait(process, log_dir)
@@ -133,15 +134,15 @@ class Torture:
                 killed += 1
             process.join()
             folders = [run / CHECKPOINTS for run in numbered_runs(log_dir).values()]
-            while_saving += any(any(folder.glob(f"*{STAGED}")) for folder in folders)
+            half_written |= {path for folder in folders for path in folder.glob(f".*{STAGED}")}
             unreadable += sum(not readable(path) for folder in folders for path in folder.glob("*.ckpt"))
-        return Outcome(killed, while_saving, unreadable, self.finish(log_dir) == wanted)
+        return Outcome(killed, len(half_written), unreadable, self.finish(log_dir) == wanted)
 
     def differs_without_random_state(self, wanted: dict[str, Any], seconds: float) -> bool:
         """The negative control: the same kill, but dropout's random numbers start anew."""
         log_dir = self.folder / "control"
         process = self.start(log_dir)
-        while not list(log_dir.rglob(LAST)):
+        while process.is_alive() and not list(log_dir.rglob(LAST)):
             time.sleep(0.01)
         time.sleep(seconds / 10)
         process.kill()
@@ -197,9 +198,11 @@ def at_any_time(seconds: float) -> Wait:
 def while_saving(process: BaseProcess, log_dir: Path) -> None:
     """Wait until one of the checkpoints, chosen at random, is being written, and a few milliseconds more."""
     saves_to_wait_for = random.randint(1, 6)  # noqa: S311
-    seen: set[str] = set()
+    staged = f"*/{CHECKPOINTS}/.*{STAGED}"
+    before = set(log_dir.glob(staged))
+    seen: set[Path] = set()
     while process.is_alive() and len(seen) < saves_to_wait_for:
-        seen |= {path.name for path in log_dir.glob(f"*/{CHECKPOINTS}/.*{STAGED}")}
+        seen |= set(log_dir.glob(staged)) - before
         time.sleep(0.001)
     process.join(random.uniform(0, 2 * FSYNC_SECONDS))  # noqa: S311
 
@@ -211,8 +214,8 @@ def record_torture(path: Path, dataset: str, data_dir: str, runs: int, folder: P
     kinds = {"at any time": at_any_time(seconds), "while a checkpoint is written": while_saving}
     rows = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for kind, wait in kinds.items():
-            names = [f"{kind}-{number}" for number in range(runs // len(kinds))]
+        for kind, wait, share in zip(kinds, kinds.values(), (runs // 2, runs - runs // 2), strict=True):
+            names = [f"{kind}-{number}" for number in range(share)]
             counts = [random.randint(1, 3) for _ in names]  # noqa: S311
             outcomes = list(pool.map(partial(torture.disturb, wanted, wait), names, counts))
             rows.append({"killed": kind, **summed(outcomes)})
@@ -229,14 +232,7 @@ def record_torture(path: Path, dataset: str, data_dir: str, runs: int, folder: P
 
 
 def summed(outcomes: list[Outcome]) -> dict[str, int]:
-    kills, while_saving, unreadable, equal = (sum(part) for part in zip(*outcomes, strict=True))
-    return {
-        "runs": len(outcomes),
-        "kills": kills,
-        "kills_while_saving": while_saving,
-        "unreadable": unreadable,
-        "equal": equal,
-    }
+    return {"runs": len(outcomes), **{name: sum(getattr(one, name) for one in outcomes) for name in Outcome._fields}}
 
 
 def torture_table(record: dict[str, Any]) -> str:
@@ -245,7 +241,7 @@ def torture_table(record: dict[str, Any]) -> str:
         "| killed with -9 | runs | kills | half-written files left | unreadable checkpoints | ended equal |",
         "|---|---|---|---|---|---|",
     ]
-    names = ("runs", "kills", "kills_while_saving", "unreadable", "equal")
+    names = ("runs", *Outcome._fields)
     lines += [f"| {row['killed']} | " + " | ".join(str(row[name]) for name in names) + " |" for row in record["rows"]]
     control = "ends otherwise" if record["differs_without_random_state"] else "ENDS EQUAL, so this table shows nothing"
     return "\n".join([*lines, "", f"The control, which forgets the random state, {control}. {origin(record)}."])

@@ -112,13 +112,14 @@ def train(
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run, checkpoint = find_resumed(resume, Path(log_dir)) if resume else (new_run(Path(log_dir)), None)
-    with alone_in(run), explaining_faults(run):
-        steps = open_run(run, checkpoint, options, module)
+    advice = f"to go on: {resume_command(run)}"
+    with alone_in(run), explaining_faults(run), advising(advice):
+        checkpoint, steps = open_run(run, checkpoint, options, module)
         outputs = recorded(run, options, steps)
         trainer = L.Trainer(**base, **outputs)
         print(f"run folder: {run}", flush=True)
         outputs["logger"].log_hyperparams(options)
-        trainer.fit(module, datamodule, ckpt_path=checkpoint if steps else None, weights_only=True)
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         if test:
             with advising(f"the training is complete; to test it: {testing_command(run)}"):
                 run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
@@ -130,33 +131,47 @@ def smoke_run(trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMN
     print("smoke run passed: one batch of training, validation and test; no run folder was made")
 
 
-def open_run(run: Path, checkpoint: Path | None, options: dict[str, Any], module: "Classifier") -> int:
-    """Make the run folder ready; return the steps done at the checkpoint to go on from, 0 where there is none.
+def open_run(
+    run: Path, checkpoint: Path | None, options: dict[str, Any], module: "Classifier"
+) -> tuple[Path | None, int]:
+    """Make the run folder ready; return the checkpoint to go on from, if any, and the steps done there.
 
     Raises UserError where a resumed run's options or weights don't fit, or its checkpoint can't be read.
     """
     steps = 0
     if checkpoint:
         check_same_run(run, options)
-        steps = steps_done(run, checkpoint, module)
+        checkpoint = existing_checkpoint(run, checkpoint)
+        steps = steps_done(run, checkpoint, module) if checkpoint else 0
         (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
         for folder in (run, run / CHECKPOINTS):
             sweep(folder)
     (run / CHECKPOINTS).mkdir(exist_ok=True)
     write_config(run, {**options, "resume": None})
-    return steps
+    return checkpoint, steps
+
+
+def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
+    """The checkpoint itself; where it is not there, said aloud: the run's newest, or None where it has none yet."""
+    from fmnist_lightning.checkpoint import newest_readable
+
+    if checkpoint.exists() or checkpoint.name != LAST:
+        return checkpoint
+    if not any((run / CHECKPOINTS).glob("*.ckpt")):
+        print(f"{run} has no checkpoint yet: it starts from its beginning")
+        return None
+    newest = newest_readable(run / CHECKPOINTS) or checkpoint
+    print(f"{checkpoint} is not there: it goes on from {newest}")
+    return newest
 
 
 def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
-    """Steps of training behind a checkpoint whose weights fit `module`; 0, said aloud, where the run has none yet.
+    """Steps of training behind a checkpoint whose weights fit `module`.
 
     Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
     """
     from fmnist_lightning.checkpoint import load_weights, newest_readable, read_checkpoint, training_record
 
-    if not any((run / CHECKPOINTS).glob("*.ckpt")):
-        print(f"{run} has no checkpoint yet: it starts from its beginning")
-        return 0
     try:
         content = read_checkpoint(checkpoint)
         training_record(content)
@@ -190,19 +205,26 @@ def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
 
     `steps` are those done before: what TensorBoard has of later ones was lost with the process that wrote it.
     """
-    from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer
+    from lightning.pytorch.callbacks import LearningRateMonitor, Timer
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from fmnist_lightning.callbacks import HParams, Predictions, Provenance, Throughput
     from fmnist_lightning.checkpoint import AtomicCheckpointIO
-    from fmnist_lightning.fault_tolerance import RandomState, SaveInEpochs, StopOnNonFinite, StopOnSignal
+    from fmnist_lightning.fault_tolerance import (
+        Patience,
+        RandomState,
+        RunCheckpoint,
+        SaveInEpochs,
+        StopOnNonFinite,
+        StopOnSignal,
+    )
 
     last, minutes, patience = run / CHECKPOINTS / LAST, options["checkpoint_every_minutes"], options["patience"]
     advice = f"to go on: {resume_command(run)}"
     keep: dict[str, Any] = {"dirpath": last.parent, "enable_version_counter": False}
     display = shown(options["dataset"])
     callbacks = [
-        StopOnNonFinite(f"nothing was saved of it; try a smaller --lr, or {advice}"),
+        StopOnNonFinite("nothing was saved of it: start anew with a smaller --lr"),
         RandomState(),
         Timer(),
         Provenance(),
@@ -211,12 +233,12 @@ def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
         HParams(),
         Predictions(run / PREDICTIONS, options["dataset"]),
         *display.pop("callbacks"),
-        *([EarlyStopping("val/accuracy", mode="max", patience=patience)] if patience else []),
+        *([Patience("val/accuracy", mode="max", patience=patience)] if patience else []),
         *([SaveInEpochs(last, minutes)] if minutes else []),
         StopOnSignal(last, f"saved; {advice}"),
-        ModelCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max"),
+        RunCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max"),
         # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
-        ModelCheckpoint(**keep, filename=last.stem),
+        RunCheckpoint(**keep, filename=last.stem),
     ]
     logger = TensorBoardLogger(
         run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps

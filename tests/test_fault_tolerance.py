@@ -2,6 +2,7 @@
 
 import math
 import os
+import pydoc
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def interrupted_run(
     return log_dir / "version_0"
 
 
-@pytest.mark.parametrize("step", [1, 5, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS - 1])
+@pytest.mark.parametrize("step", [1, 5, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS - 1, 3 * STEPS])
 def test_a_resumed_run_ends_as_one_that_nobody_stopped(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -82,10 +83,9 @@ def test_without_the_random_state_a_resumed_run_is_another(
     assert result(run)["tensors"] != result(whole)["tensors"]
 
 
-def test_long_epochs_are_saved_in_their_middle(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = []
+def steps_of_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with each save, by the number of its step."""
+    steps: list[int] = []
     save = AtomicCheckpointIO.save_checkpoint
 
     def noting(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
@@ -93,6 +93,13 @@ def test_long_epochs_are_saved_in_their_middle(
         save(self, checkpoint, path)
 
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noting)
+    return steps
+
+
+def test_long_epochs_are_saved_in_their_middle(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_of_saves(monkeypatch)
     small_run(program, tmp_path, "--max_epochs", 1, "--test", "false", "--checkpoint_every_minutes", 1e-9)
     assert steps == [*range(1, STEPS), STEPS, STEPS]  # behind each step but the last, then best and last
 
@@ -103,6 +110,45 @@ def test_a_run_without_a_checkpoint_begins_again_and_says_so(program: Program, t
     assert status == 0, output
     assert "has no checkpoint yet: it starts from its beginning" in output
     assert read_checkpoint(trained / "checkpoints" / "last.ckpt")["global_step"] == STEPS
+
+
+def test_a_kill_before_the_first_last_checkpoint_goes_on_from_the_best(program: Program, trained: Path) -> None:
+    (trained / "checkpoints" / "last.ckpt").unlink()
+    status, output = program(train, "--resume", trained, "--max_epochs", 2, "--test", "false")
+    assert status == 0, output
+    assert f"it goes on from {trained / 'checkpoints' / 'best.ckpt'}" in output
+    assert training_record(read_checkpoint(trained / "checkpoints" / "last.ckpt")).epochs == 2
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path / "here", "--max_epochs", 3, "--lr", 0.003)
+    best = (run / "checkpoints" / "best.ckpt").read_bytes()
+    moved = shutil.move(tmp_path / "here", tmp_path / "there") / run.name
+    # At this rate nothing is learned any more, so that no later epoch is better.
+    state = read_checkpoint(moved / "checkpoints" / "last.ckpt")
+    state["callbacks"] = {
+        name: {**kept, "best_model_score": torch.tensor(1.0), "kth_value": torch.tensor(1.0)}
+        if kept.get("monitor") == "val/accuracy"
+        else kept
+        for name, kept in state["callbacks"].items()
+    }
+    for kept in state["callbacks"].values():
+        if kept.get("monitor") == "val/accuracy":
+            kept["best_k_models"] = dict.fromkeys(kept["best_k_models"], torch.tensor(1.0))
+    torch.save(state, moved / "checkpoints" / "last.ckpt")
+    status, output = program(train, "--resume", "last", "--log_dir", moved.parent, "--max_epochs", 4)
+    assert status == 0, output
+    assert (moved / "checkpoints" / "best.ckpt").read_bytes() == best
+
+
+def test_a_run_that_stopped_early_stays_stopped_and_takes_a_new_patience(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--max_epochs", 30, "--lr", 1e-12, "--patience", 2)
+    status, output = program(train, "--resume", run)
+    assert status == 0, output
+    assert metrics_of(run)["epochs"] == 3
+    status, output = program(train, "--resume", run, "--patience", 4)
+    assert status == 0, output
+    assert metrics_of(run)["epochs"] == 5
 
 
 def test_what_a_kill_left_half_written_is_swept(program: Program, trained: Path) -> None:
@@ -121,7 +167,7 @@ def test_the_table_of_kills_is_made_from_its_record_in_which_all_runs_ended_equa
     assert record["dataset"] == "Fashion-MNIST"
     assert sum(row["runs"] for row in record["rows"]) == 100
     assert all(row["equal"] == row["runs"] and row["unreadable"] == 0 for row in record["rows"])
-    assert sum(row["kills_while_saving"] for row in record["rows"]) > 0
+    assert sum(row["half_written"] for row in record["rows"]) > 0
     assert record["differs_without_random_state"]
 
 
@@ -131,6 +177,7 @@ def test_torture_kills_and_compares(tmp_path: Path, real_data_dir: Path) -> None
     record = record_torture(tmp_path / "torture.json", "fashion_mnist", str(real_data_dir), 2, tmp_path)
     assert [row["runs"] for row in record["rows"]] == [1, 1]
     assert [row["equal"] for row in record["rows"]] == [1, 1]
+    assert record["rows"][1]["kills"] > 0
     assert record["differs_without_random_state"]
 
 
@@ -228,7 +275,7 @@ except UserError as error:
         status, output = program(train, "--resume", trained, "--max_epochs", 2)
         assert status == 1
         assert f"the loss is {value} at step {STEPS + 4} (epoch 2, batch 4, learning rate 0.001, 50 images: " in output
-        assert f"--resume {trained}" in output
+        assert "start anew with a smaller --lr" in output
         assert (trained / "checkpoints" / "last.ckpt").read_bytes() == before
 
     def test_weights_that_are_not_finite_are_not_saved(self) -> None:
@@ -269,10 +316,12 @@ except UserError as error:
 
     def test_a_clock_that_jumps(self, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A day back and forth at each look; what is measured is measured by a clock that nobody sets."""
+        saves = steps_of_saves(monkeypatch)
         jumps, now = [], time.time
         monkeypatch.setattr(time, "time", lambda: jumps.append(0) or now() + 86400 * (-1) ** len(jumps))
         run, _ = small_run(program, tmp_path, "--checkpoint_every_minutes", 100)
         assert jumps
+        assert set(saves) == {STEPS, 2 * STEPS}  # none in an epoch
         assert 0 < metrics_of(run)["training_seconds"] < 600
 
     def test_a_schedule_over_the_whole_training_keeps_its_length(self, program: Program, tmp_path: Path) -> None:
@@ -289,11 +338,14 @@ class TestAttacks:
     def test_hyper_parameters_that_name_code(self, program: Program, trained: Path, name: str) -> None:
         last, proof = trained / "checkpoints" / "last.ckpt", trained / "proof"
         content = read_checkpoint(last)
-        content["hyper_parameters"] |= {name: "pathlib.Path.touch", "self": str(proof)}
+        content["hyper_parameters"] |= {name: "os.mkdir", "path": str(proof)}
         torch.save(content, last)
         status, output = program(train, "--resume", trained, "--max_epochs", 2, "--test", "false")
         assert status == 0, output
         assert not proof.exists()
+        named, path = content["hyper_parameters"][name], content["hyper_parameters"]["path"]
+        pydoc.locate(named)(path)  # the negative control: what a loader does that calls what it is told to
+        assert proof.exists()
 
     def test_a_config_with_python_in_it(self, program: Program, trained: Path) -> None:
         config, proof = trained / "config.yaml", trained / "proof"

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,11 +59,11 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_leaves_no_image_out(
     assert read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")["global_step"] == 22
 
 
-def test_a_run_does_not_go_on_as_another(program: Program, tmp_path: Path, small_drawn: None) -> None:
-    run, _ = small_run(program, tmp_path, "--max_epochs", 1)
-    status, output = program(train, "--config", run / "config.yaml", "--batch_size", 64, "--resume", run)
+@pytest.mark.parametrize(("option", "value", "before"), [("batch_size", 64, 50), ("seed", 5, 0), ("lr", 0.5, 0.001)])
+def test_a_run_does_not_go_on_as_another(program: Program, trained: Path, option: str, value: Any, before: Any) -> None:
+    status, output = program(train, f"--{option}", value, "--resume", trained)
     assert status == 1
-    assert "can't go on with batch_size 64 instead of 50" in output
+    assert f"can't go on with {option} {value} instead of {before}" in output
 
 
 def test_an_interrupted_test_says_that_the_training_is_saved(
