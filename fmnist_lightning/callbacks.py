@@ -51,13 +51,24 @@ class Throughput(Callback):
 
 
 class Provenance(Callback):
-    """Writes into each checkpoint by which code and machine it was trained, for the records made from it."""
+    """Writes into each checkpoint by which code and machine it was trained, for the records made from it.
+
+    Those of the parts before, where a resumed run has others, are kept too.
+    """
+
+    def __init__(self) -> None:
+        self.earlier: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.earlier = [*checkpoint.get("earlier_environments", []), checkpoint.get("environment", {})]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.environment = environment(trainer.strategy.root_device)
+        self.earlier = [one for one in self.earlier if one != self.environment]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["environment"] = self.environment
+        checkpoint["earlier_environments"] = self.earlier
 
 
 class NoProfiler(PassThroughProfiler):

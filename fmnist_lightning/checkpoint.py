@@ -44,6 +44,7 @@ class TrainingRecord(NamedTuple):
     seconds: float
     batch_size: int | None
     environment: dict[str, Any]  # of the training; empty where the checkpoint does not tell
+    earlier_environments: list[dict[str, Any]]  # of a resumed training's parts before, where they were others
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -101,4 +102,5 @@ def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
         seconds=timer["time_elapsed"].get("train", 0.0),
         batch_size=checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size"),
         environment=checkpoint.get("environment", {}),
+        earlier_environments=checkpoint.get("earlier_environments", []),
     )

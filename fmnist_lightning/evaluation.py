@@ -1,5 +1,6 @@
 """The test loop alone. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.runs import (
     CHECKPOINTS,
+    LAST,
     METRICS,
     MODULE_OPTIONS,
     PREDICTIONS,
@@ -103,8 +105,13 @@ def run_test_loop(
 
     content = read_checkpoint(checkpoint)
     load_weights(module, content, checkpoint)
-    last = run / CHECKPOINTS / "last.ckpt"
-    trained = training_record(read_checkpoint(last) if last.exists() else content)
+    trained = training_record(content)
+    last = run / CHECKPOINTS / LAST
+    if last.exists():
+        try:
+            trained = training_record(read_checkpoint(last))
+        except UserError as error:
+            print(f"{error}; time and epochs of the training are told as of {checkpoint}", file=sys.stderr)
     checkpoint_epoch = training_record(content).epochs
     [figures] = trainer.test(module, datamodule, verbose=False)
     here = environment(trainer.strategy.root_device)
@@ -127,6 +134,7 @@ def run_test_loop(
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "arithmetic": trainer.precision,
         **(trained.environment or here),
+        "earlier_environments": trained.earlier_environments,
         "tested_with": here,
     }
     write_metrics(run, metrics)

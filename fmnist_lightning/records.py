@@ -33,6 +33,8 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
     faults = [f"{name} is {metrics[name]}, not {value}" for name, value in wanted.items() if metrics[name] != value]
     if metrics["git"]["commit"] is None or metrics["git"]["dirty"]:
         faults.append("the code was no clean commit")
+    if metrics.get("earlier_environments"):
+        faults.append("its parts were trained by different code or machines")
     config = read_config(run)
     options = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     faults += [f"{name} was {config[name]}, not {value}" for name, value in options.items() if config[name] != value]

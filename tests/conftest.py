@@ -19,6 +19,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = os.devnull
 
 from fmnist_lightning import cli, download, drawn
+from fmnist_lightning.checkpoint import AtomicCheckpointIO
 from fmnist_lightning.data import FILES, FileSpec
 from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
@@ -206,3 +207,16 @@ def metrics_of(run: Path) -> dict[str, Any]:
 def trained(program: Program, tmp_path: Path, small_drawn: None) -> Path:
     """A run of one epoch that was not tested."""
     return small_run(program, tmp_path / "logs", "--max_epochs", 1, "--test", "false")[0]
+
+
+def steps_of_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with each save, by the number of its step."""
+    steps: list[int] = []
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def noting(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
+        steps.append(checkpoint["global_step"])
+        save(self, checkpoint, path)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noting)
+    return steps

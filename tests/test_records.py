@@ -97,6 +97,7 @@ def test_a_run_becomes_a_record_and_a_row(tmp_path: Path) -> None:
         ({"checkpoint": "last"}, "checkpoint is last"),
         ({"git": {"commit": "a" * 40, "dirty": True}}, "no clean commit"),
         ({"git": {"commit": None, "dirty": None}}, "no clean commit"),
+        ({"earlier_environments": [{"device": "another"}]}, "different code or machines"),
         ({"lr": 0.01}, "lr was 0.01, not 0.001"),
     ],
 )

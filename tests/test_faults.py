@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere ends as it would have; no fault is silent, or loses what was saved."""
+"""No fault is silent or loses what was saved; no file runs code."""
 
 import math
 import os
@@ -16,169 +16,18 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from conftest import Program, metrics_of, small_run
+from conftest import Program, metrics_of, small_run, steps_of_saves
 
 from fmnist_lightning import files
-from fmnist_lightning.checkpoint import FORMAT, AtomicCheckpointIO, read_checkpoint, training_record
+from fmnist_lightning.checkpoint import FORMAT, read_checkpoint, training_record
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.fault_tolerance import RandomState, StopOnNonFinite
-from fmnist_lightning.files import STAGED
+from fmnist_lightning.fault_tolerance import StopOnNonFinite
 from fmnist_lightning.module import Classifier
-from fmnist_lightning.records import marks
 from fmnist_lightning.runs import alone_in
-from fmnist_lightning.speed_tables import read_record
-from fmnist_lightning.torture import record_torture, result, torture_table
 from fmnist_lightning.training import train
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
-ROOT = Path(__file__).parent.parent
 STEPS = 11  # of an epoch of 540 images in batches of 50
-
-
-def interrupt_behind(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send Ctrl-C once, in the training step with this number."""
-    training_step, done = Classifier.training_step, []
-
-    def interrupting_step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        done.append(batch_idx)
-        if len(done) == step:
-            signal.raise_signal(signal.SIGINT)
-        return training_step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Classifier, "training_step", interrupting_step)
-
-
-def interrupted_run(
-    program: Program, log_dir: Path, step: int, monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> Path:
-    interrupt_behind(step, monkeypatch)
-    options = ["--dataset", "drawn", "--max_epochs", 3, "--batch_size", 50, "--accelerator", "cpu", *arguments]
-    status, output = program(train, *options, "--log_dir", log_dir)
-    assert status == 130, output
-    return log_dir / "version_0"
-
-
-@pytest.mark.parametrize("step", [1, 5, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS - 1, 3 * STEPS])
-def test_a_resumed_run_ends_as_one_that_nobody_stopped(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    """Weights, optimiser, random numbers, figures and curves, bit for bit, with dropout on."""
-    options = ("--schedule", "one_cycle", "--optimizer", "muon", "--lr", 0.003)
-    whole, _ = small_run(program, tmp_path / "whole", "--max_epochs", 3, *options)
-    run = interrupted_run(program, tmp_path / "stopped", step, monkeypatch, *options)
-    status, output = program(train, "--resume", "last", "--log_dir", run.parent)
-    assert status == 0, output
-    assert result(run) == result(whole)
-
-
-def test_without_the_random_state_a_resumed_run_is_another(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The negative control."""
-    whole, _ = small_run(program, tmp_path / "whole", "--max_epochs", 3)
-    run = interrupted_run(program, tmp_path / "stopped", 5, monkeypatch)
-    monkeypatch.setattr(RandomState, "on_train_start", lambda *_: None)
-    status, output = program(train, "--resume", run)
-    assert status == 0, output
-    assert result(run)["tensors"] != result(whole)["tensors"]
-
-
-def steps_of_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows with each save, by the number of its step."""
-    steps: list[int] = []
-    save = AtomicCheckpointIO.save_checkpoint
-
-    def noting(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
-        steps.append(checkpoint["global_step"])
-        save(self, checkpoint, path)
-
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noting)
-    return steps
-
-
-def test_long_epochs_are_saved_in_their_middle(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = steps_of_saves(monkeypatch)
-    small_run(program, tmp_path, "--max_epochs", 1, "--test", "false", "--checkpoint_every_minutes", 1e-9)
-    assert steps == [*range(1, STEPS), STEPS, STEPS]  # behind each step but the last, then best and last
-
-
-def test_a_run_without_a_checkpoint_begins_again_and_says_so(program: Program, trained: Path) -> None:
-    shutil.rmtree(trained / "checkpoints")
-    status, output = program(train, "--resume", trained, "--test", "false")
-    assert status == 0, output
-    assert "has no checkpoint yet: it starts from its beginning" in output
-    assert read_checkpoint(trained / "checkpoints" / "last.ckpt")["global_step"] == STEPS
-
-
-def test_a_kill_before_the_first_last_checkpoint_goes_on_from_the_best(program: Program, trained: Path) -> None:
-    (trained / "checkpoints" / "last.ckpt").unlink()
-    status, output = program(train, "--resume", trained, "--max_epochs", 2, "--test", "false")
-    assert status == 0, output
-    assert f"it goes on from {trained / 'checkpoints' / 'best.ckpt'}" in output
-    assert training_record(read_checkpoint(trained / "checkpoints" / "last.ckpt")).epochs == 2
-
-
-def test_a_moved_run_keeps_its_best_checkpoint(program: Program, tmp_path: Path) -> None:
-    run, _ = small_run(program, tmp_path / "here", "--max_epochs", 3, "--lr", 0.003)
-    best = (run / "checkpoints" / "best.ckpt").read_bytes()
-    moved = shutil.move(tmp_path / "here", tmp_path / "there") / run.name
-    # At this rate nothing is learned any more, so that no later epoch is better.
-    state = read_checkpoint(moved / "checkpoints" / "last.ckpt")
-    state["callbacks"] = {
-        name: {**kept, "best_model_score": torch.tensor(1.0), "kth_value": torch.tensor(1.0)}
-        if kept.get("monitor") == "val/accuracy"
-        else kept
-        for name, kept in state["callbacks"].items()
-    }
-    for kept in state["callbacks"].values():
-        if kept.get("monitor") == "val/accuracy":
-            kept["best_k_models"] = dict.fromkeys(kept["best_k_models"], torch.tensor(1.0))
-    torch.save(state, moved / "checkpoints" / "last.ckpt")
-    status, output = program(train, "--resume", "last", "--log_dir", moved.parent, "--max_epochs", 4)
-    assert status == 0, output
-    assert (moved / "checkpoints" / "best.ckpt").read_bytes() == best
-
-
-def test_a_run_that_stopped_early_stays_stopped_and_takes_a_new_patience(program: Program, tmp_path: Path) -> None:
-    run, _ = small_run(program, tmp_path, "--max_epochs", 30, "--lr", 1e-12, "--patience", 2)
-    status, output = program(train, "--resume", run)
-    assert status == 0, output
-    assert metrics_of(run)["epochs"] == 3
-    status, output = program(train, "--resume", run, "--patience", 4)
-    assert status == 0, output
-    assert metrics_of(run)["epochs"] == 5
-
-
-def test_what_a_kill_left_half_written_is_swept(program: Program, trained: Path) -> None:
-    left = [trained / "checkpoints" / f".last.ckpt.abc{STAGED}", trained / f".metrics.json.abc{STAGED}"]
-    for path in left:
-        path.write_text("half")
-    status, output = program(train, "--resume", trained, "--test", "false")
-    assert status == 0, output
-    assert not any(path.exists() for path in left)
-
-
-def test_the_table_of_kills_is_made_from_its_record_in_which_all_runs_ended_equal() -> None:
-    record = read_record(ROOT / "benchmarks" / "torture.json")
-    begin, end = marks("torture")
-    assert f"{begin}\n{torture_table(record)}\n{end}" in (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    assert record["dataset"] == "Fashion-MNIST"
-    assert sum(row["runs"] for row in record["rows"]) == 100
-    assert all(row["equal"] == row["runs"] and row["unreadable"] == 0 for row in record["rows"])
-    assert sum(row["half_written"] for row in record["rows"]) > 0
-    assert record["differs_without_random_state"]
-
-
-@pytest.mark.real_data
-def test_torture_kills_and_compares(tmp_path: Path, real_data_dir: Path) -> None:
-    """In real processes, by real kills: one run of each kind."""
-    record = record_torture(tmp_path / "torture.json", "fashion_mnist", str(real_data_dir), 2, tmp_path)
-    assert [row["runs"] for row in record["rows"]] == [1, 1]
-    assert [row["equal"] for row in record["rows"]] == [1, 1]
-    assert record["rows"][1]["kills"] > 0
-    assert record["differs_without_random_state"]
 
 
 class TestFaults:
