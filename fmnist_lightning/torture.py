@@ -88,7 +88,6 @@ class Torture:
             "schedule": "one_cycle",
             "accelerator": "cpu",
             "precision": "32-true",
-            "checkpoint_every_minutes": SAVE_EVERY_MINUTES,
         }
         # Forks of a process that has imported all: a training starts in a tenth of a second.
         self.context = multiprocessing.get_context("forkserver")
@@ -97,7 +96,9 @@ class Torture:
     def start(self, log_dir: Path, *, keep_random_state: bool = True) -> BaseProcess:
         """Start a run in `log_dir`, or go on with the one in it."""
         log_dir.mkdir(parents=True, exist_ok=True)
-        options = {**self.options, "log_dir": str(log_dir)}
+        # Half of the runs have no save but those at the ends of epochs.
+        minutes = random.choice((None, SAVE_EVERY_MINUTES))  # noqa: S311
+        options = {**self.options, "log_dir": str(log_dir), "checkpoint_every_minutes": minutes}
         begun = [run for run in numbered_runs(log_dir).values() if (run / CONFIG).is_file()]
         if begun:
             options = {**read_config(begun[0]), "resume": str(begun[0])}
