@@ -163,6 +163,20 @@ except UserError as error:
         with alone_in(trained):
             pass  # it is free again
 
+    def test_data_that_changes_under_the_run(
+        self, program: Program, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def harm(_: Classifier) -> None:
+            path = tiny_dir / "t10k-images-idx3-ubyte"
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+        monkeypatch.setattr(Classifier, "on_train_end", harm)
+        options = ["--data_dir", tiny_dir, "--max_epochs", 1, "--batch_size", 50, "--accelerator", "cpu"]
+        status, output = program(train, *options, "--log_dir", tmp_path / "logs")
+        assert status == 1
+        assert f"{tiny_dir / 't10k-images-idx3-ubyte'} has the right size but other content" in output
+        assert read_checkpoint(tmp_path / "logs" / "version_0" / "checkpoints" / "last.ckpt")["global_step"] == 3
+
     def test_a_clock_that_jumps(self, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A day back and forth at each look; what is measured is measured by a clock that nobody sets."""
         saves = steps_of_saves(monkeypatch)

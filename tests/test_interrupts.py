@@ -13,9 +13,12 @@ import pytest
 import torch
 from conftest import Program, metrics_of, small_run
 
+from fmnist_lightning import datamodule
 from fmnist_lightning.batches import Batch
 from fmnist_lightning.callbacks import Predictions
 from fmnist_lightning.checkpoint import read_checkpoint
+from fmnist_lightning.fault_tolerance import StopOnSignal
+from fmnist_lightning.interrupts import SIGNALS
 from fmnist_lightning.module import Classifier
 from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
@@ -64,6 +67,26 @@ def test_a_run_does_not_go_on_as_another(program: Program, trained: Path, option
     status, output = program(train, f"--{option}", value, "--resume", trained)
     assert status == 1
     assert f"can't go on with {option} {value} instead of {before}" in output
+
+
+def test_a_signal_while_the_data_is_fetched_makes_no_run(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "ensure_files", lambda _: signal.raise_signal(signal.SIGTERM))
+    status, output = program(train, "--data_dir", tmp_path / "data", "--log_dir", tmp_path / "logs")
+    assert status == 143
+    assert "stopped by SIGTERM" in output
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_second_signal_ends_the_program_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    StopOnSignal(tmp_path / "last.ckpt", "").receive(signal.SIGINT, None)
+    after = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert set(after.values()) == {signal.SIG_DFL}
+    assert "once more to stop at once" in capfd.readouterr().err
 
 
 def test_an_interrupted_test_says_that_the_training_is_saved(

@@ -23,37 +23,51 @@ ROOT = Path(__file__).parent.parent
 STEPS = 11  # of an epoch of 540 images in batches of 50
 
 
-def interrupt_behind(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send Ctrl-C once, in the training step with this number."""
-    training_step, done = Classifier.training_step, []
+def interrupt_in(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send Ctrl-C once, in the training or validation step with this number."""
+    name = f"{stage}_step"
+    taken, done = getattr(Classifier, name), []
 
     def interrupting_step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
         done.append(batch_idx)
         if len(done) == step:
             signal.raise_signal(signal.SIGINT)
-        return training_step(self, batch, batch_idx)
+        return taken(self, batch, batch_idx)
 
-    monkeypatch.setattr(Classifier, "training_step", interrupting_step)
+    monkeypatch.setattr(Classifier, name, interrupting_step)
 
 
 def interrupted_run(
-    program: Program, log_dir: Path, step: int, monkeypatch: pytest.MonkeyPatch, *arguments: object
+    program: Program,
+    log_dir: Path,
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: object,
+    stage: str = "training",
 ) -> Path:
-    interrupt_behind(step, monkeypatch)
+    interrupt_in(stage, step, monkeypatch)
     options = ["--dataset", "drawn", "--max_epochs", 3, "--batch_size", 50, "--accelerator", "cpu", *arguments]
     status, output = program(train, *options, "--log_dir", log_dir)
     assert status == 130, output
+    assert f"to go on: python scripts/train.py --resume {log_dir / 'version_0'}" in output
     return log_dir / "version_0"
 
 
-@pytest.mark.parametrize("step", [1, 5, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS - 1, 3 * STEPS])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [
+        *(("training", step) for step in (1, 5, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS - 1, 3 * STEPS)),
+        ("validation", 1),  # in the look at two batches before the training
+        ("validation", 3),
+    ],
+)
 def test_a_resumed_run_ends_as_one_that_nobody_stopped(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
 ) -> None:
     """Weights, optimiser, random numbers, figures and curves, bit for bit, with dropout on."""
     options = ("--schedule", "one_cycle", "--optimizer", "muon", "--lr", 0.003)
     whole, _ = small_run(program, tmp_path / "whole", "--max_epochs", 3, *options)
-    run = interrupted_run(program, tmp_path / "stopped", step, monkeypatch, *options)
+    run = interrupted_run(program, tmp_path / "stopped", step, monkeypatch, *options, stage=stage)
     status, output = program(train, "--resume", "last", "--log_dir", run.parent)
     assert status == 0, output
     assert result(run) == result(whole)
