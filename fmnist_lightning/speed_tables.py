@@ -11,7 +11,7 @@ from fmnist_lightning.errors import UserError
 IMAGES = 54000  # in an epoch of the original's training: 60,000 without its validation split
 ROWS = (
     ("keras", "epoch", "Keras on TensorFlow, the original's listing"),
-    ("keras untuned", "epoch", "the same, without the tuning of its data pipeline, which waits here"),
+    ("keras untuned", "epoch", "the same, without the tuning of its data pipeline, which sometimes waits"),
     ("idiomatic", "epoch", "Lightning as tutorials write it"),
     ("ours 32-true", "epoch", "**this project**, 32 bits"),
     ("ours bf16-mixed", "epoch", "**this project**, bf16"),

@@ -112,8 +112,7 @@ def train(
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run, checkpoint = find_resumed(resume, Path(log_dir)) if resume else (new_run(Path(log_dir)), None)
-    advice = f"to go on: {resume_command(run)}"
-    with alone_in(run), explaining_faults(run), advising(advice):
+    with alone_in(run), explaining_faults(run), advising(f"to go on: {resume_command(run)}"):
         checkpoint, steps = open_run(run, checkpoint, options, module)
         outputs = recorded(run, options, steps)
         trainer = L.Trainer(**base, **outputs)
@@ -160,9 +159,9 @@ def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
     if not any((run / CHECKPOINTS).glob("*.ckpt")):
         print(f"{run} has no checkpoint yet: it starts from its beginning")
         return None
-    newest = newest_readable(run / CHECKPOINTS) or checkpoint
-    print(f"{checkpoint} is not there: it goes on from {newest}")
-    return newest
+    if newest := newest_readable(run / CHECKPOINTS):
+        print(f"{checkpoint} is not there: it goes on from {newest}")
+    return newest or checkpoint
 
 
 def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
@@ -220,7 +219,6 @@ def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
     )
 
     last, minutes, patience = run / CHECKPOINTS / LAST, options["checkpoint_every_minutes"], options["patience"]
-    advice = f"to go on: {resume_command(run)}"
     keep: dict[str, Any] = {"dirpath": last.parent, "enable_version_counter": False}
     display = shown(options["dataset"])
     callbacks = [
@@ -235,7 +233,7 @@ def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
         *display.pop("callbacks"),
         *([Patience("val/accuracy", mode="max", patience=patience)] if patience else []),
         *([SaveInEpochs(last, minutes)] if minutes else []),
-        StopOnSignal(last, f"saved; {advice}"),
+        StopOnSignal(last, f"saved; to go on: {resume_command(run)}"),
         RunCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max"),
         # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
         RunCheckpoint(**keep, filename=last.stem),
