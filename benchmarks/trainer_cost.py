@@ -15,13 +15,14 @@ from typing import Any
 import lightning as L
 from bare_loop import BareLoop
 
-from fmnist_lightning import callbacks
+from fmnist_lightning import outputs
+from fmnist_lightning.callbacks import EpochLines
 from fmnist_lightning.training import train
 
 STEPS_IN_TURN = 20
 
 
-class Turns(callbacks.EpochLines):
+class Turns(EpochLines):
     """In place of the callback that prints an epoch's line: gives the bare loop its turns."""
 
     start: float | None = None
@@ -61,7 +62,7 @@ class Turns(callbacks.EpochLines):
 
 
 def main(dataset: str, data_dir: str, log_dir: str, epochs: int, accelerator: str, precision: str) -> None:
-    callbacks.EpochLines = Turns  # type: ignore[misc]
+    outputs.EpochLines = Turns  # type: ignore[attr-defined]
     options = {"dataset": dataset, "data_dir": data_dir, "log_dir": log_dir, "test": False}
     train(**options, max_epochs=epochs, accelerator=accelerator, precision=precision)  # type: ignore[arg-type]
 

@@ -8,11 +8,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard.summary import hparams
 
 from fmnist_lightning.batches import Batch
@@ -69,6 +70,16 @@ class Provenance(Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["environment"] = self.environment
         checkpoint["earlier_environments"] = self.earlier
+
+
+class MovingAverage(WeightAveraging):
+    """Lightning's moving average of weights, with all tensors averaged in one call instead of one each.
+
+    Validation, checkpoints and the test have the average; `decay` of it stays at each step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 class NoProfiler(PassThroughProfiler):

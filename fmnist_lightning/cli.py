@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import auto_parser
+from jsonargparse import ArgumentParser, auto_parser
 from jsonargparse.typing import extend_base_type, restricted_number_type
 
 from fmnist_lightning.errors import UserError
@@ -40,6 +40,18 @@ else:
     Rate = extend_base_type("Rate", float, check_rate)
 
 
+class Parser(ArgumentParser):
+    """A list that a command can't do without is typed without its name: one word or more, each taken as it is.
+
+    jsonargparse would ask for YAML in one word, and read a file named `[1]` or `null` as something else.
+    """
+
+    def add_argument(self, *names: Any, **kwargs: Any) -> Any:
+        if names and not names[0].startswith("-"):
+            kwargs = {"help": kwargs.get("help"), "type": str, "nargs": "+"}
+        return super().add_argument(*names, **kwargs)
+
+
 def run(command: Callable[..., Any]) -> int:
     """Parse the command line, call `command`, and return the exit status.
 
@@ -65,7 +77,7 @@ def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
     Where a run is to go on and no `--config` is given, the run's own options hold. Raises UserError where there is
     no such run.
     """
-    parser = auto_parser(command, as_positional=False)
+    parser = auto_parser(command, as_positional=True, parser_class=Parser)
     arguments = complete_flags(command, arguments)
     options = parser.parse_args(arguments).as_dict()
     if options.get("resume") and not options["config"]:

@@ -11,7 +11,11 @@ DATASET_NAMES = {"fashion_mnist": "Fashion-MNIST", "drawn": "DRAWN STAND-IN, not
 LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
 
 # Advertising, and statements that are untrue or no news here.
-UNWANTED_LINES = ("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision")
+UNWANTED_LINES = (
+    *("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision"),
+    # A run's graph is written again for its test; the report reads neither.
+    *("Found more than one graph event", 'Found more than one "run metadata" event'),
+)
 UNTRUE_WARNINGS = (
     # A resumed run writes where it wrote before.
     ".*Checkpoint directory .* exists and is not empty.*",
@@ -30,23 +34,34 @@ class _Unwanted(logging.Filter):
 
 def quiet() -> None:
     """Drop the lines named above; every other warning stays."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "tensorboard"):
         logging.getLogger(name).addFilter(_Unwanted())
     for message in UNTRUE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
-def result_table(metrics: Mapping[str, Any]) -> str:
-    """The five figures beside the original's, per cent, from the content of metrics.json."""
+def result_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The five figures, per cent, from the content of metrics.json: name, original, this run, 95 % interval."""
     low, high = wilson_interval(metrics["accuracy"], metrics["n"])
     on_original_data = metrics["dataset"] == "fashion_mnist"
+    return [
+        (
+            LABELS[name],
+            f"{ORIGINAL[name]:.2f}" if on_original_data else "-",
+            f"{100 * metrics[name]:.2f}",
+            f"{100 * low:.2f} to {100 * high:.2f}" if name == "accuracy" else "",
+        )
+        for name in METRIC_NAMES
+    ]
+
+
+def result_table(metrics: Mapping[str, Any]) -> str:
+    """The five figures beside the original's, as text."""
     lines = [
         f"{DATASET_NAMES[metrics['dataset']]}, {metrics['split']} set: {metrics['n']:,} images; "
         f"net {metrics['model']}, {metrics['parameters']:,} parameters, {metrics['checkpoint']} checkpoint",
         f"{'metric':<10} {'original':>8} {'this run':>9}   95 % interval",
     ]
-    for name in METRIC_NAMES:
-        original = f"{ORIGINAL[name]:.2f}" if on_original_data else "-"
-        interval = f"   {100 * low:.2f} to {100 * high:.2f}" if name == "accuracy" else ""
-        lines.append(f"{LABELS[name]:<10} {original:>8} {100 * metrics[name]:>9.2f}{interval}")
+    for name, original, ours, interval in result_rows(metrics):
+        lines.append(f"{name:<10} {original:>8} {ours:>9}   {interval}".rstrip())
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from fmnist_lightning.augment import augment
 from fmnist_lightning.batches import Batch, Batches
 from fmnist_lightning.data import DataError, Split, load_split, stratified_cut
 from fmnist_lightning.download import ensure_files
@@ -36,8 +37,8 @@ def resolve_dataset(dataset: str, data_dir: Path) -> str:
 class FashionMNISTDataModule(L.LightningDataModule):
     """Fashion-MNIST or its drawn stand-in, as batches by one gather from a uint8 tensor on the device.
 
-    `val_fraction` of the training set, balanced by class, is the validation cut. The test set is read for the test
-    loop alone.
+    `val_fraction` of the training set, balanced by class, is the validation cut; 0 makes none. The test set is read for
+    the test loop alone. `flip`, `shift` and `erase` are those of `augment`, for training.
     """
 
     def __init__(
@@ -47,6 +48,9 @@ class FashionMNISTDataModule(L.LightningDataModule):
         batch_size: int = 128,
         val_fraction: float = 0.1,
         seed: int = 0,
+        flip: bool = False,
+        shift: int = 0,
+        erase: float = 0.0,
     ) -> None:
         super().__init__()
         if dataset not in ("fashion_mnist", "drawn"):
@@ -57,6 +61,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.seed = seed
+        self.augmentation = (flip, shift, erase)
         self.prepared = False
         self.splits: dict[str, Split] = {}
 
@@ -72,6 +77,9 @@ class FashionMNISTDataModule(L.LightningDataModule):
             self.splits["test"] = self.load(train=False)
         elif "train" not in self.splits:
             whole = self.load(train=True)
+            if not self.val_fraction:
+                self.splits["train"] = whole
+                return
             train, val = stratified_cut(whole.labels, self.val_fraction, CUT_SEED)
             self.splits["train"] = Split(whole.images[train], whole.labels[train])
             self.splits["val"] = Split(whole.images[val], whole.labels[val])
@@ -93,11 +101,18 @@ class FashionMNISTDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Batches:
         return self.batches("train", seed=self.seed)
 
-    def val_dataloader(self) -> Batches:
-        return self.batches("val")
+    def val_dataloader(self) -> Batches | list[Batches]:
+        return self.batches("val") if self.val_fraction else []
 
     def test_dataloader(self) -> Batches:
         return self.batches("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """In training, images are other ones each time they are seen, by torch's global generator."""
+        # The example image of the summary and the graph comes through here too, as a plain tensor.
+        if not isinstance(batch, Batch) or self.trainer is None or not self.trainer.training:
+            return batch
+        return batch._replace(images=augment(batch.images, *self.augmentation))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Nothing: batches are gathered where they are used, and Lightning's search for tensors in them takes long."""

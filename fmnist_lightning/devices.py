@@ -44,7 +44,7 @@ def resolve_devices(accelerator: str, devices: int | str, precision: str) -> Any
 def fastest_precision(device: torch.device) -> str:
     """The precision in which the seed net was measured to train fastest: bf16-mixed where a CPU computes in bf16.
 
-    README's table has both. CPUs that emulate bf16 are slower in it (LOG.md, 2026-11-23); GPUs stay at 32-true until
+    docs/speed.md has both. CPUs that emulate bf16 are slower in it (LOG.md, 2026-11-23); GPUs stay at 32-true until
     they are measured. Older torch can't tell what a CPU has.
     """
     capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()

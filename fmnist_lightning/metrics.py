@@ -9,7 +9,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from fmnist_lightning.models import NUM_CLASSES
+from fmnist_lightning.layers import NUM_CLASSES
 
 METRIC_NAMES = ("accuracy", "precision", "recall", "f1", "auroc")
 # In per cent, on the test set, as Fashion-MNIST-CNN-Dropout reports them.

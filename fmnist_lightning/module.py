@@ -13,8 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fmnist_lightning.batches import Batch
 from fmnist_lightning.data import IMAGE_SIZE
+from fmnist_lightning.layers import NUM_CLASSES
 from fmnist_lightning.metrics import build_metrics
-from fmnist_lightning.models import MODELS, NUM_CLASSES
+from fmnist_lightning.models import MODELS
 from fmnist_lightning.optim import OPTIMIZERS, SCHEDULES
 
 

@@ -18,14 +18,22 @@ from fmnist_lightning.files import write_text
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.npz"
+REPORT = "report.html"
+REPORT_PICTURES = "report"  # a folder
 CHECKPOINTS = "checkpoints"
 HPARAMS = "hparams.yaml"
 LAST = "last.ckpt"
 LOCK = ".lock"
 # Those of a run's options that say which net is trained how: the arguments of `Classifier`.
 MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "schedule", "label_smoothing")
+# Those that say which data it has, and how training changes it: the arguments of `FashionMNISTDataModule`.
+DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
+AUGMENTATION_OPTIONS = ("flip", "shift", "erase")
 # What a run can't change when it goes on.
-FIXED_OPTIONS = ("dataset", "val_fraction", "batch_size", *MODULE_OPTIONS, "seed", "precision")
+FIXED_OPTIONS = (
+    "dataset", "val_fraction", "batch_size", *AUGMENTATION_OPTIONS, *MODULE_OPTIONS, "ema", "seed",
+    "precision",
+)  # fmt: skip
 WRITING_FAULTS = (
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.EPERM, errno.EROFS,
 )  # fmt: skip
@@ -92,8 +100,12 @@ def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
     return run, run / CHECKPOINTS / LAST
 
 
-def find_checkpoint(run: Path, ckpt: str) -> Path:
-    """The file that `ckpt` names: `best` or `last` of the run, or a path. Raises UserError where there is none."""
+def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
+    """The file that `ckpt` names: `best` or `last` of the run, or a path; without it, the one that the run tests.
+
+    Raises UserError where there is none.
+    """
+    ckpt = ckpt or str(read_config(run).get("ckpt", "best"))
     path = run / CHECKPOINTS / f"{ckpt}.ckpt" if ckpt in ("best", "last") else Path(ckpt)
     if not path.is_file():
         raise UserError(f"{path} does not exist: the run was stopped before its first epoch ended, or it was moved")

@@ -164,7 +164,9 @@ def result(run: Path) -> dict[str, Any]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each restart
     last = read_checkpoint(run / CHECKPOINTS / LAST)
     digest = hashlib.sha256()
-    for tensor in tensors([last[name] for name in ("state_dict", "optimizer_states", "random_state")]):
+    # With an average of the weights, that is the state_dict, and the trained ones stand beside it.
+    kept = ("state_dict", "current_model_state", "optimizer_states", "random_state")
+    for tensor in tensors([last.get(name) for name in kept]):
         digest.update(tensor.numpy().tobytes())
     events = EventAccumulator(str(run), size_guidance={SCALARS: 0}).Reload()
     names = set(events.Tags()["scalars"]) - {TIMED_BY_THE_CLOCK}

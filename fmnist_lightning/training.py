@@ -1,21 +1,21 @@
 """Training: options to run folder. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed, Share
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.runs import (
+    AUGMENTATION_OPTIONS,
     CHECKPOINTS,
+    DATA_OPTIONS,
     HPARAMS,
     LAST,
     MODULE_OPTIONS,
-    PREDICTIONS,
     alone_in,
     check_same_run,
     explaining_faults,
@@ -42,15 +42,19 @@ def train(
     *,
     dataset: Dataset = "fashion_mnist",
     data_dir: str = DATA_DIR,
-    val_fraction: OpenUnitInterval = 0.1,
-    model: Literal["seed"] = "seed",
+    val_fraction: Share = 0.1,
+    model: Literal["seed", "notebook", "compact", "advanced"] = "seed",
     dropout: tuple[Rate, Rate, Rate] = (0.25, 0.25, 0.5),
     max_epochs: PositiveInt = 40,
     batch_size: PositiveInt = 128,
+    flip: bool = False,
+    shift: NonNegativeInt = 0,
+    erase: Share = 0.0,
     optimizer: Literal["adam", "muon"] = "adam",
     lr: LearningRate = 1e-3,
     schedule: Literal["constant", "one_cycle"] = "constant",
     label_smoothing: Share = 0.0,
+    ema: Share = 0.0,
     patience: PositiveInt | None = None,
     checkpoint_every_minutes: PositiveFloat | None = None,
     seed: Seed = 0,
@@ -58,25 +62,33 @@ def train(
     devices: int | str = 1,
     precision: Precision = "auto",
     test: bool = True,
+    ckpt: Literal["best", "last"] = "best",
     log_dir: str = LOG_DIR,
     resume: str | None = None,
     fast_dev_run: bool = False,
 ) -> None:
-    """Train on Fashion-MNIST, then test the best checkpoint and print its figures beside the original's.
+    """Train on Fashion-MNIST, then test a checkpoint and print its figures beside the original's.
 
     Args:
         dataset: fashion_mnist; drawn, a stand-in that needs no file; auto, the first that can be had.
         data_dir: Folder with torchvision's layout or with the four files, packed or not. Missing ones are downloaded
             into it. The environment variable FMNIST_DATA_DIR sets the default.
-        val_fraction: Share of the training set, balanced by class, that is kept for validation.
-        model: The net: seed is the original's.
-        dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths.
+        val_fraction: Share of the training set, balanced by class, that is kept for validation. With 0, for a recipe
+            whose length is settled, all is trained on and nothing validated.
+        model: The net: seed is the original's; notebook, the larger one behind its reported figures; compact and
+            advanced, residual nets of less than 250,000 and 1,300,000 parameters.
+        dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths; of compact
+            and advanced, behind each of their three stages.
         max_epochs: Passes over the training set.
         batch_size: Images in a step, all devices together.
+        flip: Flip half of the training images left to right, other ones each time.
+        shift: Move each training image by up to so many pixels on each axis.
+        erase: Share of the training images that lose a rectangle.
         optimizer: adam is Keras's; muon has Muon for the hidden layers' weights and Keras's Adam for the rest.
         lr: Learning rate; the highest of one_cycle.
         schedule: Of the learning rate: constant; one_cycle, up and then down to nearly nothing over the whole training.
         label_smoothing: Share of each label that is spread over all classes, in the loss that is trained, not logged.
+        ema: Validate, keep and test an exponential moving average of the weights; so much of it stays at each step.
         patience: Stop after so many epochs without a better val/accuracy.
         checkpoint_every_minutes: Save in the middle of epochs too, so often. Each epoch is saved at its end anyway.
         seed: Of weights, order and dropout. The validation cut does not depend on it.
@@ -84,12 +96,14 @@ def train(
         devices: Which device, as Lightning names them. This version trains on one.
         precision: Arithmetic, as Lightning names it; auto, the one that was measured to be fastest on such a device.
         test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
+        ckpt: The checkpoint that is tested: best, of the highest val/accuracy, or last.
         log_dir: Folder of the run folders version_N.
         resume: Run folder to go on in, last for the newest, or a checkpoint in one. The run's own options hold, but for
             those given here: a longer training and another device are possible, another data set or net is not.
         fast_dev_run: One batch of training, validation and test each, to see that all works. Makes no run folder.
     """
     options = {**locals(), "dropout": list(dropout)}
+    check_validation(val_fraction, ckpt, patience)
     import lightning as L
 
     from fmnist_lightning.console import quiet
@@ -97,16 +111,18 @@ def train(
     from fmnist_lightning.devices import resolve_devices
     from fmnist_lightning.evaluation import run_test_loop
     from fmnist_lightning.module import Classifier
+    from fmnist_lightning.outputs import recorded, shown
 
     quiet()
     options["precision"] = arithmetic = resolve_devices(accelerator, devices, precision)
     options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
-    datamodule = FashionMNISTDataModule(resolved, data_dir, batch_size, val_fraction, seed)
+    datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
     datamodule.prepare_data()
     datamodule.setup("fit")
     L.seed_everything(seed, verbose=False)
     module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
     base = {"accelerator": accelerator, "devices": devices, "precision": arithmetic, "max_epochs": max_epochs}
+    base |= {} if val_fraction else {"limit_val_batches": 0}
     if fast_dev_run:
         smoke_run(L.Trainer(**base, **shown(resolved), fast_dev_run=True), module, datamodule)
         return
@@ -121,7 +137,16 @@ def train(
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         if test:
             with advising(f"the training is complete; to test it: {testing_command(run)}"):
-                run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, "best"))
+                run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, ckpt))
+
+
+def check_validation(val_fraction: float, ckpt: str, patience: int | None) -> None:
+    """Raise UserError where options need a validation that there is not."""
+    if val_fraction == 0 and (ckpt == "best" or patience):
+        asked = "--ckpt best" if ckpt == "best" else f"--patience {patience}"
+        raise UserError(
+            f"{asked} needs validation, and --val_fraction 0 leaves none: give --ckpt last and no --patience"
+        )
 
 
 def smoke_run(trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule") -> None:
@@ -180,71 +205,3 @@ def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
         raise UserError(f"{error}; {cure}") from error
     load_weights(module, content, checkpoint)
     return int(content["global_step"])
-
-
-def shown(dataset: str) -> dict[str, Any]:
-    """The Trainer's options that say what is shown."""
-    from lightning.pytorch.callbacks import ModelSummary
-
-    from fmnist_lightning.callbacks import EpochLines, NoProfiler, ProgressBar
-    from fmnist_lightning.console import DATASET_NAMES
-
-    in_terminal = sys.stdout.isatty()  # where Lightning's bar goes
-    return {
-        # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
-        "callbacks": [ModelSummary(), ProgressBar(dataset) if in_terminal else EpochLines(DATASET_NAMES[dataset])],
-        "enable_model_summary": False,
-        "enable_progress_bar": in_terminal,
-        "profiler": NoProfiler(),
-    }
-
-
-def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The Trainer's options that say what is shown, and what is written into the run folder.
-
-    `steps` are those done before: what TensorBoard has of later ones was lost with the process that wrote it.
-    """
-    from lightning.pytorch.callbacks import LearningRateMonitor, Timer
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from fmnist_lightning.callbacks import HParams, Predictions, Provenance, Throughput
-    from fmnist_lightning.checkpoint import AtomicCheckpointIO
-    from fmnist_lightning.fault_tolerance import (
-        Patience,
-        RandomState,
-        RunCheckpoint,
-        SaveInEpochs,
-        StopOnNonFinite,
-        StopOnSignal,
-    )
-
-    last, minutes, patience = run / CHECKPOINTS / LAST, options["checkpoint_every_minutes"], options["patience"]
-    keep: dict[str, Any] = {"dirpath": last.parent, "enable_version_counter": False}
-    display = shown(options["dataset"])
-    callbacks = [
-        StopOnNonFinite("nothing was saved of it: start anew with a smaller --lr"),
-        RandomState(),
-        Timer(),
-        Provenance(),
-        Throughput(),
-        LearningRateMonitor("epoch"),
-        HParams(),
-        Predictions(run / PREDICTIONS, options["dataset"]),
-        *display.pop("callbacks"),
-        *([Patience("val/accuracy", mode="max", patience=patience)] if patience else []),
-        *([SaveInEpochs(last, minutes)] if minutes else []),
-        StopOnSignal(last, f"saved; to go on: {resume_command(run)}"),
-        RunCheckpoint(**keep, filename="best", monitor="val/accuracy", mode="max"),
-        # Not by `save_last` of the one above: Lightning 2.6 then leaves out the epochs that are not the best so far.
-        RunCheckpoint(**keep, filename=last.stem),
-    ]
-    logger = TensorBoardLogger(
-        run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
-    )
-    return {
-        **display,
-        "callbacks": callbacks,
-        "logger": logger,
-        "log_every_n_steps": 1,  # all scalars are by the epoch
-        "plugins": [AtomicCheckpointIO()],
-    }

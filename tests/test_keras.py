@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fmnist_lightning.data import load_split
 from fmnist_lightning.drawn import load_drawn
-from fmnist_lightning.models import SeedNet
+from fmnist_lightning.models import NotebookNet, SeedNet
 from fmnist_lightning.optim import KERAS_EPSILON, KerasAdam
 
 BATCH = 64
@@ -40,17 +40,45 @@ def original_net(*, dropout: bool = True) -> Any:
     return net
 
 
-def from_keras(weights: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Keras's weights in the seed net's order of axes: Keras keeps channels last, also where it flattens."""
-    conv1, bias1, conv2, bias2, dense1, bias3, dense2, bias4 = weights
-    dense1 = dense1.reshape(5, 5, 64, 128).transpose(2, 0, 1, 3).reshape(1600, 128)
-    arrays = [conv1.transpose(3, 2, 0, 1), bias1, conv2.transpose(3, 2, 0, 1), bias2, dense1.T, bias3, dense2.T, bias4]
-    return dict(zip(SeedNet().state_dict(), map(torch.from_numpy, arrays), strict=True))
+def notebook_net() -> Any:
+    """The larger net behind the original's figures."""
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, kernel_size=(3, 3), activation="relu"),
+            layers.Conv2D(64, kernel_size=(3, 3), activation="relu"),
+            layers.MaxPooling2D(pool_size=2),
+            layers.Dropout(0.5),
+            layers.Conv2D(128, kernel_size=(3, 3), activation="relu"),
+            layers.MaxPooling2D(pool_size=2),
+            layers.Dropout(0.5),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    net.compile(loss="sparse_categorical_crossentropy", optimizer="adam")
+    return net
+
+
+def from_keras(net: torch.nn.Module, weights: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Keras's weights in our net's order of axes: Keras keeps channels last, also where it flattens."""
+    arrays = []
+    for values in weights:
+        if values.ndim == 4:
+            values, channels = values.transpose(3, 2, 0, 1), values.shape[3]
+        elif values.ndim == 2:
+            if values.shape[0] == 25 * channels:
+                values = values.reshape(5, 5, channels, 128).transpose(2, 0, 1, 3).reshape(25 * channels, 128)
+            values = values.T
+        arrays.append(torch.from_numpy(np.ascontiguousarray(values)))
+    return dict(zip(net.state_dict(), arrays, strict=True))
 
 
 def seed_net(keras_net: Any) -> SeedNet:
     net = SeedNet()
-    net.load_state_dict(from_keras([np.ascontiguousarray(values) for values in keras_net.get_weights()]))
+    net.load_state_dict(from_keras(net, keras_net.get_weights()))
     return net.eval()
 
 
@@ -80,6 +108,16 @@ def test_probabilities_are_keras_on_256_real_images(real_data_dir: Path) -> None
     assert_same_probabilities(load_split(real_data_dir, train=False).images[:256])
 
 
+def test_the_notebook_net_is_keras_too(small_drawn: None) -> None:
+    keras.utils.set_random_seed(0)
+    theirs, ours = notebook_net(), NotebookNet().eval()
+    assert theirs.count_params() == sum(parameter.numel() for parameter in ours.parameters()) == 503690
+    ours.load_state_dict(from_keras(ours, theirs.get_weights()))
+    images = load_drawn(train=False).images
+    probs = ours(images).softmax(dim=1).detach().numpy()
+    np.testing.assert_allclose(probs, theirs.predict(in_keras(images), verbose=0), rtol=0, atol=1e-5)
+
+
 def keras_after_ten_steps(images: torch.Tensor, labels: torch.Tensor) -> tuple[SeedNet, dict[str, torch.Tensor]]:
     """A seed net with Keras's first weights, and Keras's weights after ten batches, without dropout."""
     keras.utils.set_random_seed(1)
@@ -87,7 +125,7 @@ def keras_after_ten_steps(images: torch.Tensor, labels: torch.Tensor) -> tuple[S
     ours = seed_net(theirs)
     for part in torch.arange(STEPS * BATCH).split(BATCH):
         theirs.train_on_batch(in_keras(images[part]), labels[part].numpy())
-    return ours, from_keras([np.ascontiguousarray(values) for values in theirs.get_weights()])
+    return ours, from_keras(ours, theirs.get_weights())
 
 
 def train_ten_steps(

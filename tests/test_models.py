@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fmnist_lightning.models import MODELS, Dropout, SeedNet, byte_mask, scale_images
+from fmnist_lightning.layers import Dropout, byte_mask, scale_images
+from fmnist_lightning.models import MODELS, SeedNet
 
 
 def test_the_seed_net_has_the_originals_number_of_parameters() -> None:

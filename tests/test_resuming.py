@@ -64,10 +64,22 @@ def interrupted_run(
 def test_a_resumed_run_ends_as_one_that_nobody_stopped(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
 ) -> None:
-    """Weights, optimiser, random numbers, figures and curves, bit for bit, with dropout on."""
+    """Weights and their average, optimiser, random numbers, figures and curves, bit for bit, with all that is drawn."""
     options = ("--schedule", "one_cycle", "--optimizer", "muon", "--lr", 0.003)
+    options += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--ema", 0.9)
     whole, _ = small_run(program, tmp_path / "whole", "--max_epochs", 3, *options)
     run = interrupted_run(program, tmp_path / "stopped", step, monkeypatch, *options, stage=stage)
+    status, output = program(train, "--resume", "last", "--log_dir", run.parent)
+    assert status == 0, output
+    assert result(run) == result(whole)
+
+
+def test_a_run_without_validation_goes_on_as_well(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--val_fraction", 0, "--ckpt", "last", "--ema", 0.9)
+    whole, _ = small_run(program, tmp_path / "whole", "--max_epochs", 3, *options)
+    run = interrupted_run(program, tmp_path / "stopped", STEPS + 2, monkeypatch, *options)
     status, output = program(train, "--resume", "last", "--log_dir", run.parent)
     assert status == 0, output
     assert result(run) == result(whole)

@@ -10,6 +10,7 @@ from conftest import NOWHERE, Mirror, Program, metrics_of, small_run, use_mirror
 from sklearn.metrics import accuracy_score
 from test_metrics import by_scikit_learn
 
+from fmnist_lightning.batches import Batch
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.data import FILES, load_split
 from fmnist_lightning.datamodule import FashionMNISTDataModule
@@ -22,12 +23,15 @@ from fmnist_lightning.training import train
 pytestmark = pytest.mark.usefixtures("small_drawn")
 
 
+@pytest.mark.usefixtures("drawing")
 def test_a_run_folder_holds_what_the_design_names(program: Program, tmp_path: Path) -> None:
     run, output = small_run(program, tmp_path)
     names = {path.name for path in run.rglob("*") if "tfevents" not in path.name}
     assert names == {
         ".lock",
         "checkpoints", "best.ckpt", "last.ckpt", "config.yaml", "hparams.yaml", "metrics.json", "predictions.npz",
+        "report.html", "report", "confusion.png", "confusion_by_row.png", "roc.png", "precision_recall.png",
+        "reliability.png", "learning_curves.png", "worst_mistakes.png",
     }  # fmt: skip
     assert any("tfevents" in path.name for path in run.iterdir())
     metrics = metrics_of(run)
@@ -211,3 +215,58 @@ def test_a_gpu_gives_the_probabilities_of_the_cpu(program: Program, tmp_path: Pa
 def test_a_gpu_trains(program: Program, tmp_path: Path) -> None:
     run, _ = small_run(program, tmp_path, "--accelerator", "gpu")
     assert "threads" not in metrics_of(run)["device"]
+
+
+def test_training_images_are_augmented_and_validation_images_are_not(
+    program: Program, tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: dict[str, set[bool]] = {"train": set(), "val": set()}
+
+    def noting(self: Classifier, batch: Batch, stage: str) -> torch.Tensor:
+        stored = self.trainer.datamodule.splits[stage].images[batch.indices]
+        changed[stage].add(not torch.equal(batch.images, stored))
+        return logits(self, batch, stage)
+
+    logits = Classifier.logits
+    monkeypatch.setattr(Classifier, "logits", noting)
+    options = ["--flip", "true", "--shift", 2, "--erase", 0.5, "--max_epochs", 1, "--test", "false"]
+    small_run(program, tmp_path, *options)
+    assert changed == {"train": {True}, "val": {False}}
+
+
+def test_without_validation_all_images_are_trained_on_and_the_last_checkpoint_is_tested(
+    program: Program, tmp_path: Path
+) -> None:
+    run, _ = small_run(program, tmp_path, "--val_fraction", 0, "--ckpt", "last")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt"}
+    assert metrics_of(run)["checkpoint"] == "last"
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2 * 12  # 600 images in batches of 50
+    before = metrics_of(run)
+    status, output = program(evaluate, "--run", run, "--accelerator", "cpu")  # which needs not be told of it
+    assert status == 0, output
+    assert metrics_of(run)["accuracy"] == before["accuracy"]
+
+
+@pytest.mark.parametrize("options", [[], ["--ckpt", "last", "--patience", 3]])
+def test_what_needs_validation_is_refused_without_it(program: Program, tmp_path: Path, options: list[object]) -> None:
+    status, output = program(train, "--dataset", "drawn", "--val_fraction", 0, *options, "--log_dir", tmp_path / "logs")
+    assert status == 1
+    assert "--val_fraction 0 leaves none" in output
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--ema", 0.9, "--max_epochs", 1)
+    kept = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    averaged, trained = kept["state_dict"], kept["current_model_state"]
+    assert not torch.equal(averaged["net.layers.0.weight"], trained["net.layers.0.weight"])
+    module = Classifier(**kept["hyper_parameters"])
+    module.load_state_dict(averaged)
+    images, labels = load_drawn(train=False)
+    assert metrics_of(run)["accuracy"] == pytest.approx(accuracy_of(module, images, labels), abs=0.006)  # bf16 or not
+    module.load_state_dict(trained)
+    assert abs(metrics_of(run)["accuracy"] - accuracy_of(module, images, labels)) > 0.006
+
+
+def accuracy_of(module: Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return (module.eval()(images).argmax(dim=1) == labels).float().mean().item()
