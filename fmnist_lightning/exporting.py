@@ -1,0 +1,200 @@
+"""A trained net as one file for other programs, proven over a whole test set before it gets its name.
+
+Heavy imports stand inside the functions, so that `--help` answers at once.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import PositiveInt
+
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import atomic_write, sweep
+from fmnist_lightning.runs import find_checkpoint, find_run, read_config
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from fmnist_lightning.pretrained import Pretrained
+    from fmnist_lightning.proving import Predict, Proof
+
+Format = Literal["onnx", "pt2", "safetensors"]
+RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch.export", "safetensors": "torch"}
+INPUT_NAME, OUTPUT_NAME = "images", "probabilities"
+# The set of operators that torch's exporter is written in; later ones would only shut older runtimes out.
+OPSET = 18
+
+
+def export(
+    *,
+    run: str = "last",
+    ckpt: str | None = None,
+    format: Format = "onnx",  # noqa: A002  the option's name
+    output: str | None = None,
+    data_dir: str | None = None,
+    batch_size: PositiveInt = 500,
+    log_dir: str = LOG_DIR,
+) -> None:
+    """Write a trained net for other programs, and prove the file on the whole test set before it gets its name.
+
+    ONNX and pt2 take uint8 images (batch, 1, 28, 28) of any number and give probabilities (batch, 10); scaling and
+    softmax are inside. Safetensors holds the weights, with a JSON card beside them.
+
+    Args:
+        run: Run folder, last for the newest in the log folder, packaged for the net that comes with this package, or a
+            .ckpt or .safetensors file.
+        ckpt: best, last, or the path of a checkpoint file of a run, if not the one that it tests.
+        format: onnx, for onnxruntime and others; pt2, for torch.export.load; safetensors, weights alone.
+        output: File to write, if not export/MODEL.FORMAT in the run folder, or MODEL.FORMAT here where there is no run.
+        data_dir: Folder of the data to prove it on, if not where the run found it.
+        batch_size: Images in a step of the proof.
+        log_dir: Folder of the run folders version_N.
+    """
+    source, folder, found_data = find_source(run, ckpt, Path(log_dir))
+    if format == "onnx":
+        check_packages()
+    from fmnist_lightning.pretrained import load_pretrained
+    from fmnist_lightning.proving import describe_proof, proving_images
+
+    pretrained = load_pretrained(source)
+    path = Path(output) if output else folder / f"{pretrained.card['model']}.{format}"
+    if path.suffix != f".{format}":
+        raise UserError(f"--output {path} does not end in .{format}, as the format {format} does: name it so")
+    images = proving_images(pretrained.card["dataset"], Path(data_dir or found_data))
+    proof = write_proven(pretrained, format, path, images.split(batch_size))
+    print(describe_proof(proof, RUNTIMES[format], pretrained.card["dataset"]))
+    print(f"written: {path}, {path.stat().st_size:,} bytes")
+
+
+def find_source(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path, str]:
+    """What `load_pretrained` is to load, the folder to write into, and the folder of the data."""
+    if run == "packaged" or run.endswith((".ckpt", ".safetensors")):
+        return run, Path(), DATA_DIR
+    folder = find_run(run, log_dir)
+    options = read_config(folder, required=["data_dir"])
+    return str(find_checkpoint(folder, ckpt)), folder / "export", options["data_dir"]
+
+
+def check_packages() -> None:
+    """Raise UserError where what ONNX needs is not installed."""
+    try:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs packages that are not all here ({error}): in the project's folder, pip install '.[export]'"
+        ) from error
+
+
+def write_proven(pretrained: "Pretrained", format: Format, path: Path, batches: Sequence["Tensor"]) -> "Proof":  # noqa: A002
+    """Write the net to `path`, and a card beside safetensors, when the staged files give what the net gives.
+
+    Raises UserError where they don't; then nothing is left of them, and what had the name before keeps it.
+    """
+    from fmnist_lightning.pretrained import card_path
+    from fmnist_lightning.proving import check_proof, compare
+
+    contents = WRITERS[format](pretrained)
+    with ExitStack() as stack:
+        staged = []
+        for place, content in zip((path, card_path(path)), contents, strict=False):
+            sweep(place.parent, place.name)
+            file = stack.enter_context(atomic_write(place))
+            file.write(content)
+            file.flush()
+            staged.append(Path(file.name))
+        proof = compare(READERS[format](*staged), with_softmax(pretrained.net), batches)
+        check_proof(proof, RUNTIMES[format], path)
+    return proof
+
+
+def with_softmax(net: "nn.Module") -> "nn.Module":
+    """Images (B, 1, 28, 28) uint8 to probabilities (B, 10)."""
+    from torch import nn
+
+    return nn.Sequential(net, nn.Softmax(dim=1)).eval()
+
+
+def traced(net: "nn.Module") -> "ExportedProgram":
+    """The net with softmax as a graph, for any number of images from one."""
+    import torch
+
+    from fmnist_lightning.data import IMAGE_SIZE
+
+    images = torch.zeros(2, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(with_softmax(net), (images,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # else the paths of this machine's files travel with the net
+    return program
+
+
+def to_onnx(pretrained: "Pretrained") -> list[bytes]:
+    """An ONNX file's content: uint8 `images` to `probabilities`, classes and card among its metadata properties."""
+    import onnx
+    import torch
+
+    program: Any = torch.onnx.export(
+        traced(pretrained.net),
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        input_names=[INPUT_NAME],
+        output_names=[OUTPUT_NAME],
+    )
+    model, card = program.model_proto, pretrained.card
+    onnx.helper.set_model_props(model, {"classes": json.dumps(card["classes"]), "card": json.dumps(card)})
+    onnx.checker.check_model(model, full_check=True)
+    return [model.SerializeToString()]
+
+
+def to_pt2(pretrained: "Pretrained") -> list[bytes]:
+    """A torch.export archive's content, with the card as its extra file `card.json`."""
+    import torch
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Said of channels-last weights, which come back as they were.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(traced(pretrained.net), file, extra_files={"card.json": json.dumps(pretrained.card)})
+    return [file.getvalue()]
+
+
+def to_safetensors(pretrained: "Pretrained") -> list[bytes]:
+    """The content of a weights file and of its card."""
+    from fmnist_lightning.pretrained import to_files
+
+    return list(to_files(pretrained))
+
+
+def read_onnx(path: Path) -> "Predict":
+    import onnxruntime  # type: ignore[import-untyped]
+    import torch
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})[0])
+
+
+def read_pt2(path: Path) -> "Predict":
+    import torch
+
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def read_safetensors(weights: Path, card: Path) -> "Predict":
+    from fmnist_lightning.pretrained import read_pair
+
+    return with_softmax(read_pair(weights, card).net)
+
+
+WRITERS = {"onnx": to_onnx, "pt2": to_pt2, "safetensors": to_safetensors}
+READERS: dict[str, Callable[..., "Predict"]] = {"onnx": read_onnx, "pt2": read_pt2, "safetensors": read_safetensors}
