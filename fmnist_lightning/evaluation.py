@@ -11,10 +11,13 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.runs import (
     CHECKPOINTS,
+    DATA_OPTIONS,
     LAST,
     METRICS,
     MODULE_OPTIONS,
     PREDICTIONS,
+    REPORT,
+    REPORT_PICTURES,
     find_checkpoint,
     find_run,
     read_config,
@@ -28,14 +31,11 @@ if TYPE_CHECKING:
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.module import Classifier
 
-# Those of a run's options that say which data it has.
-DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
-
 
 def evaluate(
     *,
     run: str = "last",
-    ckpt: str = "best",
+    ckpt: str | None = None,
     data_dir: str | None = None,
     batch_size: PositiveInt | None = None,
     accelerator: Accelerator = "auto",
@@ -43,11 +43,11 @@ def evaluate(
     precision: Precision | None = None,
     log_dir: str = LOG_DIR,
 ) -> None:
-    """Test a trained run: write its metrics.json and predictions.npz and print the figures beside the original's.
+    """Test a trained run: print its figures beside the original's; write metrics.json, predictions.npz and report.html.
 
     Args:
         run: Run folder, or last for the newest in the log folder.
-        ckpt: best, last, or the path of a checkpoint file.
+        ckpt: best, last, or the path of a checkpoint file, if not the one that the run tests.
         data_dir: Folder of the data, if not where the run found it.
         batch_size: Images in a step, if not the run's. The figures don't depend on it.
         accelerator: Where to compute.
@@ -73,8 +73,9 @@ def evaluate(
     options["precision"] = resolve_devices(accelerator, devices, options["precision"])
     if options["model"] not in MODELS:
         raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
-    for name in (METRICS, PREDICTIONS):
+    for name in (METRICS, PREDICTIONS, REPORT):
         sweep(folder, name)
+    sweep(folder / REPORT_PICTURES)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
     trainer = L.Trainer(
@@ -92,7 +93,7 @@ def evaluate(
 def run_test_loop(
     trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule", run: Path, checkpoint: Path
 ) -> dict[str, Any]:
-    """Test a checkpoint's weights on the whole test set, write metrics.json, print the table; return the metrics.
+    """Test a checkpoint's weights on the whole test set: metrics.json, table, report; return the metrics.
 
     The trainer has a `Predictions` callback, which writes predictions.npz.
     Raises UserError where the checkpoint is damaged or another net's.
@@ -102,6 +103,7 @@ def run_test_loop(
     from fmnist_lightning.datamodule import CUT_SEED
     from fmnist_lightning.environment import environment
     from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
+    from fmnist_lightning.report import write_report
 
     content = read_checkpoint(checkpoint)
     load_weights(module, content, checkpoint)
@@ -139,4 +141,6 @@ def run_test_loop(
     }
     write_metrics(run, metrics)
     print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
+    # Last: what goes wrong in it costs neither figures nor predictions.
+    print(f"report: {write_report(run, datamodule.splits['test'].images)}", flush=True)
     return metrics

@@ -21,6 +21,7 @@ os.environ["KERAS_HOME"] = os.devnull
 from fmnist_lightning import cli, download, drawn
 from fmnist_lightning.checkpoint import AtomicCheckpointIO
 from fmnist_lightning.data import FILES, FileSpec
+from fmnist_lightning.pictures import Pictures
 from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
 
@@ -177,6 +178,19 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings and tests make no pictures, which takes longer than all the rest, but in tests that use `drawing`."""
+    if "drawing" not in request.fixturenames:
+        monkeypatch.setattr(Pictures, "draw_validation", lambda *_: None)
+        monkeypatch.setattr("fmnist_lightning.report.write_report", lambda *_: None)
+
+
+@pytest.fixture
+def drawing() -> None:
+    """Trainings and tests make their pictures."""
 
 
 def small_run(program: Program, log_dir: Path, *arguments: object) -> tuple[Path, str]:

@@ -1,9 +1,6 @@
 """What TensorBoard's own server finds in a run folder."""
 
 import json
-import re
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +11,7 @@ from urllib.parse import quote
 import pytest
 from conftest import Program, small_run
 
+from fmnist_lightning.browser import tensorboard
 from fmnist_lightning.metrics import METRIC_NAMES
 
 
@@ -26,9 +24,7 @@ def logs(program: Program, tmp_path: Path, small_drawn: None) -> Path:
 @pytest.fixture
 def fetch(logs: Path) -> Iterator[Callable[..., Any]]:
     """Ask a TensorBoard of its own process, on a port that is free, about the logs."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", "0", "--load_fast", "false"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
-        address = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+", line)))
+    with tensorboard(logs) as address:
 
         def ask(path: str, body: object = None) -> Any:
             data = json.dumps(body).encode() if body is not None else None
@@ -41,7 +37,6 @@ def fetch(logs: Path) -> Iterator[Callable[..., Any]]:
         while not ask("scalars/tags") and time.monotonic() < deadline:
             time.sleep(0.2)  # it answers before it has read the files
         yield ask
-        server.terminate()
 
 
 def test_the_server_shows_scalars_hparams_and_graph(fetch: Callable[..., Any]) -> None:
