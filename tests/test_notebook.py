@@ -1,0 +1,113 @@
+"""The notebook runs top to bottom, shows what it promises, and is stored without outputs."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from fmnist_lightning.console import LABELS
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "fashion_mnist_cnn_with_dropout.ipynb"
+FIGURE_CELLS = ("images", "curves", "confusion", "roc")
+
+
+@pytest.fixture
+def notebook() -> NotebookNode:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+@pytest.fixture
+def own_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncKernelManager:
+    """A kernel of this very interpreter, whatever the user has installed, that writes nothing into the user's home."""
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
+    return AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+
+
+def executed(notebook: NotebookNode, kernel: AsyncKernelManager, parameters: str, folder: Path) -> NotebookNode:
+    """The notebook after its run in `folder`, with other parameters behind the cell that is tagged so."""
+    [place] = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(parameters))
+    client = NotebookClient(notebook, km=kernel, timeout=240, resources={"metadata": {"path": str(folder)}})
+    return client.execute(cleanup_kc=True)
+
+
+def outputs(notebook: NotebookNode, kind: str) -> Iterator[tuple[str, NotebookNode]]:
+    """The outputs of a kind with the names of their cells."""
+    for cell in notebook.cells:
+        yield from ((cell.id, output) for output in cell.get("outputs", ()) if output.output_type == kind)
+
+
+def printed(notebook: NotebookNode, stream: str) -> str:
+    return "".join(output.text for _, output in outputs(notebook, "stream") if output.name == stream)
+
+
+def check_shown(notebook: NotebookNode) -> None:
+    """What each run must show, whatever the data."""
+    assert not list(outputs(notebook, "error"))
+    assert "Warning" not in printed(notebook, "stderr")
+    text = printed(notebook, "stdout")
+    for label in LABELS.values():
+        assert re.search(rf"^{label} .*\d\d\.\d\d", text, re.MULTILINE), label
+    assert "225,034 parameters" in text
+    figures = {name for name, output in outputs(notebook, "execute_result") if "image/png" in output.data}
+    assert figures == set(FIGURE_CELLS)
+
+
+def test_the_stored_notebook_has_no_outputs(notebook: NotebookNode) -> None:
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), cell.id
+        assert cell.get("execution_count") is None, cell.id
+
+
+def test_each_cell_has_a_name_of_its_own(notebook: NotebookNode) -> None:
+    names = [cell.id for cell in notebook.cells]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z-]+", name) for name in names)  # a made-up one has digits
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_links_in_the_notebook_lead_to_files(notebook: NotebookNode) -> None:
+    text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+    assert links
+    assert all((NOTEBOOK.parent / link).is_file() for link in links)
+
+
+def test_the_notebook_runs_top_to_bottom_on_drawn_garments(
+    notebook: NotebookNode, own_kernel: AsyncKernelManager, tmp_path: Path
+) -> None:
+    folder = tmp_path / "project" / "notebooks"
+    folder.mkdir(parents=True)
+    parameters = """
+from fmnist_lightning import drawn
+
+drawn.PER_CLASS.update(train=60, test=20)
+EPOCHS, DATASET = 2, "drawn"
+"""
+    result = executed(notebook, own_kernel, parameters, folder)
+    check_shown(result)
+    text = printed(result, "stdout")
+    assert "train  images (540, 1, 28, 28)" in text
+    assert "test   images (200, 1, 28, 28)" in text
+    assert len(re.findall(r"DRAWN STAND-IN, not Fashion-MNIST epoch [12]/2", text)) == 2
+    assert [path.name for path in folder.parent.iterdir() if path != folder] == ["lightning_logs"]
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.real_data
+def test_the_notebook_runs_top_to_bottom_on_fashion_mnist(
+    notebook: NotebookNode, own_kernel: AsyncKernelManager, real_data_dir: Path, tmp_path: Path
+) -> None:
+    result = executed(notebook, own_kernel, f"EPOCHS, DATA_DIR = 1, {str(real_data_dir)!r}", tmp_path)
+    check_shown(result)
+    text = printed(result, "stdout")
+    assert "train  images (54000, 1, 28, 28)" in text
+    assert re.search(r"^accuracy +91\.39 +8\d\.\d\d", text, re.MULTILINE)  # the original's, and one epoch's
