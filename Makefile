@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench results torture audit tensorboard lock clean
+.PHONY: help train test lint format bench results torture audit tensorboard notebook screenshots lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ audit: $(VENV)/.ready ## Look the locked dependencies up among the known vulnera
 
 tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 	$(BIN)/tensorboard --logdir lightning_logs $(ARGS)
+
+notebook: $(VENV)/.ready ## Open the notebook in JupyterLab
+	$(BIN)/jupyter lab notebooks/fashion_mnist_cnn_with_dropout.ipynb $(ARGS)
+
+screenshots: $(VENV)/.ready ## Take README's pictures anew, of the newest run (needs Chromium; ARGS="--run_folder ..." for another)
+	$(BIN)/python scripts/screenshots.py $(ARGS)
 
 lock: ## Pin all dependencies anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

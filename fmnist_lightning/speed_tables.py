@@ -1,4 +1,4 @@
-"""README's tables of speed, from the records of the benchmark."""
+"""The tables of docs/speed.md, from the records of the benchmark."""
 
 import json
 import statistics

@@ -29,7 +29,7 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         "growth": growth_table(read_record(ROOT / "benchmarks" / "growth.json")),
     }
     for name, table in tables.items():
-        update_document(ROOT / "README.md", name, table)
+        update_document(ROOT / ("README.md" if name == "results" else "docs/speed.md"), name, table)
         print(f"{table}\n")
     update_document(
         ROOT / "docs" / "faults.md", "torture", torture_table(read_record(ROOT / "benchmarks" / "torture.json"))
