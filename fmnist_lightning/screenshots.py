@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser
 
-from fmnist_lightning.browser import chromium, tensorboard
+from fmnist_lightning.browser import tensorboard
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
 from fmnist_lightning.images import prepare
 from fmnist_lightning.inference import PictureClassifier, load_classifier
-from fmnist_lightning.runs import REPORT
+from fmnist_lightning.runs import REPORT, testing_command
 
 WIDTH = 1000  # pixels
 WAIT = 60_000  # ms; TensorBoard answers before it has read its files
@@ -32,17 +33,18 @@ ul { padding: 0; margin: 0 }
 """
 
 
-def take_screenshots(run: Path, folder: Path) -> list[Path]:
+def take_screenshots(browser: Browser, run: Path, folder: Path) -> list[Path]:
     """Pictures of a run's report and of its pages in TensorBoard, and of predictions; returns the files.
 
-    Raises UserError where the run has no report, or Chromium is missing.
+    Raises UserError where the run has no report.
     """
-    with chromium() as browser:
-        pictures = {
-            "report": report_picture(browser, run),
-            "tensorboard": tensorboard_picture(browser, run),
-            "prediction": prediction_picture(browser),
-        }
+    if not (run / REPORT).is_file():
+        raise UserError(f"{run / REPORT} does not exist: test the run first: {testing_command(run)}")
+    pictures = {
+        "report": report_picture(browser, run),
+        "tensorboard": tensorboard_picture(browser, run),
+        "prediction": prediction_picture(browser),
+    }
     for name, content in pictures.items():
         with atomic_write(folder / f"{name}.png") as file:
             file.write(content)

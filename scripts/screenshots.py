@@ -14,11 +14,14 @@ def screenshots(*, run_folder: str = "last", log_dir: str = LOG_DIR, output: str
         log_dir: Folder of the run folders version_N.
         output: Folder of the pictures.
     """
+    from fmnist_lightning.browser import chromium
     from fmnist_lightning.runs import find_run
     from fmnist_lightning.screenshots import take_screenshots
 
-    for picture in take_screenshots(find_run(run_folder, Path(log_dir)), Path(output)):
-        print(picture)
+    run_found = find_run(run_folder, Path(log_dir))
+    with chromium() as browser:
+        for picture in take_screenshots(browser, run_found, Path(output)):
+            print(picture)
 
 
 if __name__ == "__main__":
