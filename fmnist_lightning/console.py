@@ -59,7 +59,8 @@ def result_table(metrics: Mapping[str, Any]) -> str:
     """The five figures beside the original's, as text."""
     lines = [
         f"{DATASET_NAMES[metrics['dataset']]}, {metrics['split']} set: {metrics['n']:,} images; "
-        f"net {metrics['model']}, {metrics['parameters']:,} parameters, {metrics['checkpoint']} checkpoint",
+        f"net {metrics['model']}, {metrics['parameters']:,} parameters, {metrics['checkpoint']} checkpoint"
+        f"{', averaged with its mirror images' if metrics.get('tta') else ''}",
         f"{'metric':<10} {'original':>8} {'this run':>9}   95 % interval",
     ]
     for name, original, ours, interval in result_rows(metrics):

@@ -41,6 +41,7 @@ def evaluate(
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
     precision: Precision | None = None,
+    tta: bool = False,
     log_dir: str = LOG_DIR,
 ) -> None:
     """Test a trained run: print its figures beside the original's; write metrics.json, predictions.npz and report.html.
@@ -53,6 +54,7 @@ def evaluate(
         accelerator: Where to compute.
         devices: Which device, as Lightning names them.
         precision: Arithmetic, if not the run's.
+        tta: Test-time augmentation: average over each image and its mirror image. metrics.json and the report say so.
         log_dir: Folder of the run folders version_N.
     """
     folder = find_run(run, Path(log_dir))
@@ -87,11 +89,17 @@ def evaluate(
         enable_progress_bar=False,
         callbacks=[Predictions(folder / PREDICTIONS, options["dataset"])],
     )
-    run_test_loop(trainer, module, datamodule, folder, path)
+    run_test_loop(trainer, module, datamodule, folder, path, tta=tta)
 
 
 def run_test_loop(
-    trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule", run: Path, checkpoint: Path
+    trainer: "L.Trainer",
+    module: "Classifier",
+    datamodule: "FashionMNISTDataModule",
+    run: Path,
+    checkpoint: Path,
+    *,
+    tta: bool = False,
 ) -> dict[str, Any]:
     """Test a checkpoint's weights on the whole test set: metrics.json, table, report; return the metrics.
 
@@ -104,6 +112,7 @@ def run_test_loop(
     from fmnist_lightning.environment import environment
     from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
     from fmnist_lightning.report import write_report
+    from fmnist_lightning.tta import MirrorAveraged
 
     content = read_checkpoint(checkpoint)
     load_weights(module, content, checkpoint)
@@ -115,6 +124,8 @@ def run_test_loop(
         except UserError as error:
             print(f"{error}; time and epochs of the training are told as of {checkpoint}", file=sys.stderr)
     checkpoint_epoch = training_record(content).epochs
+    if tta:
+        module.net = MirrorAveraged(module.net)
     [figures] = trainer.test(module, datamodule, verbose=False)
     here = environment(trainer.strategy.root_device)
     count = len(datamodule.splits["test"].labels)
@@ -127,6 +138,7 @@ def run_test_loop(
         "loss": figures["test/loss"],
         "checkpoint": checkpoint.stem,
         "checkpoint_epoch": checkpoint_epoch,
+        "tta": tta,
         "seed": datamodule.seed,
         "training_seconds": trained.seconds,
         "epochs": trained.epochs,

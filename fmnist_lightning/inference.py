@@ -8,7 +8,7 @@ print(classify("boot.png"))
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.data import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.images import Grey, Invert, load_picture, prepare
+from fmnist_lightning.images import Grey, Invert, load_picture, prepare, upright
 from fmnist_lightning.layers import NUM_CLASSES, scale_images
 from fmnist_lightning.pretrained import Pretrained, load_pretrained
+from fmnist_lightning.tta import MirrorAveraged
 
 ACCEPTED = (
     "a path, a PIL image, a list of inputs, an array or tensor of data (28, 28), (B, 28, 28) or (B, 1, 28, 28), or one "
@@ -85,6 +86,7 @@ def load_classifier(
     device: str = "auto",
     invert: Invert = "auto",
     batch_size: int = 256,
+    tta: bool = False,
     log_dir: str = LOG_DIR,
 ) -> PictureClassifier:
     """A classifier with the weights that come with the package, or another net's.
@@ -92,10 +94,15 @@ def load_classifier(
     `source` is `packaged`, `last` for the newest run in `log_dir`, a run folder (its best checkpoint), a `.ckpt` or a
     `.safetensors` file. `device` is `auto`, the accelerator if this machine has one, else the CPU; or a name of
     torch's. `invert` says whether pictures are negated: `auto` (those with a bright background), `always`, `never`.
-    `batch_size` bounds memory; results don't depend on it.
-    Raises UserError where the weights can't be read or the device isn't there.
+    `batch_size` bounds memory; results don't depend on it. `tta` averages over each image and its mirror image.
+    Raises UserError where the weights can't be read or the device isn't there, ValueError for another `invert`.
     """
-    return PictureClassifier(load_pretrained(source, log_dir), choose_device(device), invert, batch_size)
+    if invert not in get_args(Invert):  # else a misspelt one would mean never
+        raise ValueError(f"invert is {invert}; expected {', '.join(get_args(Invert))}")
+    pretrained = load_pretrained(source, log_dir)
+    if tta:
+        pretrained = pretrained._replace(net=MirrorAveraged(pretrained.net).eval())
+    return PictureClassifier(pretrained, choose_device(device), invert, batch_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -128,9 +135,9 @@ def to_images(inputs: Any, invert: Invert) -> Tensor:
     if isinstance(inputs, str | PathLike):
         return as_batch(load_picture(Path(inputs), invert))
     if isinstance(inputs, Image.Image):
-        return as_batch(prepare(inputs, invert))
+        return as_batch(prepare(upright(inputs), invert))
     if isinstance(inputs, np.ndarray):
-        inputs = torch.tensor(inputs)  # a copy: torch can't share an array that is read-only or runs backwards
+        inputs = torch.from_numpy(inputs.copy())  # torch can't take one that is read-only or runs backwards
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs are {type(inputs).__name__}; expected {ACCEPTED}")
     return from_values(inputs.detach(), invert)

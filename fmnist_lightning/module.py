@@ -35,6 +35,7 @@ class Classifier(L.LightningModule):
         dropout: Sequence[float] = (0.25, 0.25, 0.5),
         optimizer: str = "adam",
         lr: float = 1e-3,
+        weight_decay: float = 0.0,
         schedule: str = "constant",
         label_smoothing: float = 0.0,
     ) -> None:
@@ -105,7 +106,8 @@ class Classifier(L.LightningModule):
         self.log_figures("test", self.test_metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = OPTIMIZERS[self.hparams["optimizer"]](self.net.parameters(), lr=self.hparams["lr"])
+        options = {name: self.hparams[name] for name in ("lr", "weight_decay")}
+        optimizer = OPTIMIZERS[self.hparams["optimizer"]](self.net.parameters(), **options)
         schedule = self.hparams["schedule"]
         if schedule == "constant":
             return optimizer

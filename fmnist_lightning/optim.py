@@ -22,17 +22,36 @@ class KerasAdam(torch.optim.Adam):
     sqrt(v) / c + eps against (sqrt(v) + eps) / c. So torch's Adam with eps = epsilon / c, new each step, is Keras's.
     At the first step that is a factor of 32, which moves weights with small gradients visibly (tests/test_keras.py).
     Source: "epsilon hat" of Kingma and Ba, https://arxiv.org/abs/1412.6980, just before section 2.1.
+
+    `weight_decay` is AdamW's, decoupled from the gradient (https://arxiv.org/abs/1711.05101): at each step a weight
+    loses so much of itself times the learning rate. Biases and the scales of norms, which have one axis, lose nothing.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, lr=lr, betas=KERAS_BETAS, eps=KERAS_EPSILON, fused=True)
+        [group] = self.param_groups
+        # Not in a group of its own: schedules and Muon know of one.
+        self.decayed = [parameter for parameter in group["params"] if parameter.dim() > 1] if weight_decay else []
+        self.weight_decay = weight_decay
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step. Counted here too: torch's own count lies on the GPU, where reading it would wait."""
-        for group in self.param_groups:
-            group["steps"] = group.get("steps", 0) + 1
-            group["eps"] = KERAS_EPSILON / (1 - group["betas"][1] ** group["steps"]) ** 0.5
-        return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.update()
+        return loss
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step along the gradients at hand, after the decay, as torch's optimisers do it."""
+        [group] = self.param_groups
+        for weight in self.decayed:
+            weight.mul_(1 - group["lr"] * self.weight_decay)
+        # Counted here too: torch's own count lies on the GPU, where reading it would wait.
+        group["steps"] = group.get("steps", 0) + 1
+        group["eps"] = KERAS_EPSILON / (1 - group["betas"][1] ** group["steps"]) ** 0.5
+        super().step()
 
 
 class MuonWithAdam(KerasAdam):
@@ -44,24 +63,21 @@ class MuonWithAdam(KerasAdam):
     Source: Jordan et al., https://kellerjordan.github.io/posts/muon/; sizes: https://arxiv.org/abs/2502.16982.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
-        super().__init__(params, lr)
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr, weight_decay)
         [group] = self.param_groups
         self.hidden = [parameter for parameter in group["params"] if parameter.dim() > 1][1:-1]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for weight in self.hidden:
-            if weight.grad is not None:
-                self.muon_step(weight, weight.grad)
-                weight.grad = None  # Adam passes over what has no gradient
-        super().step()
-        return loss
-
     @torch.no_grad()
+    def update(self) -> None:
+        gradients = [weight.grad for weight in self.hidden]
+        for weight in self.hidden:
+            weight.grad = None  # Adam passes over what has no gradient
+        super().update()
+        for weight, gradient in zip(self.hidden, gradients, strict=True):
+            if gradient is not None:
+                self.muon_step(weight, gradient)
+
     def muon_step(self, weight: Tensor, gradient: Tensor) -> None:
         [group] = self.param_groups
         state = self.state[weight]

@@ -60,6 +60,7 @@ def predict(
     batch_size: PositiveInt = 256,
     invert: Literal["auto", "always", "never"] = "auto",
     save_inputs: str | None = None,
+    tta: bool = False,
     accelerator: Accelerator = "auto",
     log_dir: str = LOG_DIR,
 ) -> None:
@@ -74,13 +75,14 @@ def predict(
         batch_size: Pictures in a step. The results don't depend on it.
         invert: The net knows light garments on dark. auto inverts pictures whose corners are bright; always; never.
         save_inputs: Folder to write the 28 x 28 pixels to that the net sees, a PNG file each, numbered.
+        tta: Test-time augmentation: average over each picture and its mirror image.
         accelerator: Where to compute.
         log_dir: Folder of the run folders version_N.
     """
     from fmnist_lightning.inference import load_classifier
     from fmnist_lightning.sources import read_all
 
-    classify = load_classifier(weights, device=accelerator, batch_size=batch_size, log_dir=log_dir)
+    classify = load_classifier(weights, device=accelerator, batch_size=batch_size, tta=tta, log_dir=log_dir)
     warn_of_stand_in(classify.card)
     try:
         with progress_bar(images) as bar, warnings.catch_warnings():
@@ -212,8 +214,9 @@ def csv_line(row: Row) -> str:
 
 def csv_text(values: Iterable[Any]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+    # Python 3.11.7 quotes only what ends lines, and a carriage return in a name would begin a row (gh-67044).
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def as_fields(candidate: Candidate) -> dict[str, Any]:

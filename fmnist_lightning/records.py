@@ -1,4 +1,4 @@
-"""Records of final runs, `results/RECIPE/seed_N.json`, and README's table made from them."""
+"""Records of final runs, `results/RECIPE/seed_N.json`, and README's table and plot made from them."""
 
 import json
 import statistics
@@ -13,6 +13,8 @@ from fmnist_lightning.files import write_text
 from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL
 from fmnist_lightning.runs import METRICS, read_config
 
+TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
+
 
 def marks(name: str) -> tuple[str, str]:
     """The lines of a document between which the table `name` goes."""
@@ -22,25 +24,27 @@ def marks(name: str) -> tuple[str, str]:
 def add_record(run: Path, recipe: Path, results: Path) -> Path:
     """Keep the metrics of a finished run as the record of a recipe's seed; returns the file.
 
-    Raises UserError where the run was not tested, or is not what a record says: the best checkpoint of a training by
-    just this recipe, from a clean commit, on the whole test set of Fashion-MNIST.
+    With test-time augmentation it goes into a folder of its own, RECIPE_tta.
+    Raises UserError where the run was not tested, or is not what a record says: the recipe's checkpoint of a training
+    by just this recipe, from a clean commit, on the whole test set of Fashion-MNIST.
     """
     path = run / METRICS
     if not path.is_file():
         raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": "best"}
+    config = read_config(run)
+    options = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": options.get("ckpt", "best")}
     faults = [f"{name} is {metrics[name]}, not {value}" for name, value in wanted.items() if metrics[name] != value]
     if metrics["git"]["commit"] is None or metrics["git"]["dirty"]:
         faults.append("the code was no clean commit")
     if metrics.get("earlier_environments"):
         faults.append("its parts were trained by different code or machines")
-    config = read_config(run)
-    options = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     faults += [f"{name} was {config[name]}, not {value}" for name, value in options.items() if config[name] != value]
     if faults:
         raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
-    record = results / recipe.stem / f"seed_{metrics['seed']}.json"
+    folder = f"{recipe.stem}{TTA_SUFFIX if metrics.get('tta') else ''}"
+    record = results / folder / f"seed_{metrics['seed']}.json"
     write_text(record, path.read_text(encoding="utf-8"))
     return record
 
@@ -66,8 +70,14 @@ def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
         cells = [mean_and_spread([100 * run[name] for run in runs]) for name in METRIC_NAMES]
         seeds = ", ".join(str(run["seed"]) for run in runs)
         commits = ", ".join(sorted({run["git"]["commit"][:7] for run in runs}))
-        lines.append(f"| `recipes/{recipe}.yaml` | {' | '.join(cells)} | {seeds} | {commits} |")
+        lines.append(f"| {recipe_name(recipe)} | {' | '.join(cells)} | {seeds} | {commits} |")
     return "\n".join(lines)
+
+
+def recipe_name(folder: str) -> str:
+    """What a row is called, by the name of its records' folder."""
+    recipe = folder.removesuffix(TTA_SUFFIX)
+    return f"`recipes/{recipe}.yaml`{', mirror images averaged' if folder != recipe else ''}"
 
 
 def mean_and_spread(values: list[float]) -> str:

@@ -25,7 +25,7 @@ HPARAMS = "hparams.yaml"
 LAST = "last.ckpt"
 LOCK = ".lock"
 # Those of a run's options that say which net is trained how: the arguments of `Classifier`.
-MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "schedule", "label_smoothing")
+MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "weight_decay", "schedule", "label_smoothing")
 # Those that say which data it has, and how training changes it: the arguments of `FashionMNISTDataModule`.
 DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
 AUGMENTATION_OPTIONS = ("flip", "shift", "erase")

@@ -103,6 +103,8 @@ def training_table(metrics: Mapping[str, Any]) -> Table:
         ("epochs", str(metrics["epochs"])),
         ("seconds", f"{metrics['training_seconds']:,.1f}"),
         ("tested", f"{metrics['checkpoint']} checkpoint, after epoch {metrics['checkpoint_epoch']}"),
+        # Records of before there was a choice have none.
+        ("test-time augmentation", "mirror images" if metrics.get("tta") else "none"),
         ("batch size", str(metrics["batch_size"])),
         ("arithmetic", metrics["arithmetic"]),
         ("seed", str(metrics["seed"])),

@@ -16,13 +16,16 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         recipe: The recipe that they were trained by.
     """
     from fmnist_lightning.records import add_record, read_records, results_table, update_document
+    from fmnist_lightning.results_figure import write_results_figure
     from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
     from fmnist_lightning.torture import torture_table
 
     for folder in add or []:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
+    records = read_records(ROOT / "results")
+    write_results_figure(records, ROOT / "results" / "public.yaml", ROOT / "docs" / "images" / "results.png")
     tables = {
-        "results": results_table(read_records(ROOT / "results")),
+        "results": results_table(records),
         "speed": speed_table(read_record(ROOT / "benchmarks" / "speed.json")),
         "trainer": trainer_table(read_record(ROOT / "benchmarks" / "trainer.json")),
         "startup": startup_table(read_record(ROOT / "benchmarks" / "startup.json")),

@@ -41,6 +41,29 @@ def test_hidden_weights_are_stepped_by_muon_and_the_rest_by_adam() -> None:
     assert (adam[1] - ours[1]).abs().max() > 0.01  # the negative control: Adam steps elsewhere
 
 
+@pytest.mark.parametrize(("optimizer", "stepped_by_muon"), [(KerasAdam, ()), (MuonWithAdam, (1,))])
+def test_weight_decay_is_that_of_torchs_optimizers(
+    optimizer: type[KerasAdam], stepped_by_muon: tuple[int, ...]
+) -> None:
+    """AdamW's and Muon's own, on what has two axes; a bias, the third, is let alone."""
+    decay = {"lr": 0.02, "weight_decay": 0.5}
+    ours, reference = three_layers(), three_layers()
+    steps([optimizer(ours, **decay)], ours, 10)
+    muon = [reference[i] for i in stepped_by_muon]
+    adam = [reference[i] for i in (0, 1, 3) if i not in stepped_by_muon]
+    references: list[torch.optim.Optimizer] = [
+        *([torch.optim.Muon(muon, **decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")] if muon else []),
+        torch.optim.AdamW(adam, **decay, eps=1e-12),
+        torch.optim.Adam([reference[2]], lr=0.02, eps=1e-12),
+    ]
+    steps(references, reference, 10)
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)  # Keras's epsilon is larger, where it tells
+    without = three_layers()
+    steps([optimizer(without, lr=0.02)], without, 10)
+    assert (without[0] - ours[0]).abs().max() > 0.01
+
+
 def test_a_convolutions_weight_is_stepped_as_the_matrix_of_its_filters() -> None:
     flat, filters = three_layers(), three_layers()
     filters[1] = torch.nn.Parameter(filters[1].detach().clone().view(8, 3, 2, 1))

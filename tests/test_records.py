@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.records import add_record, marks, mean_and_spread, read_records, results_table, update_document
+from fmnist_lightning.results_figure import own_points, public_points, results_figure
 from fmnist_lightning.runs import write_config
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +60,25 @@ def test_bf16_costs_no_accuracy_on_five_seeds() -> None:
     assert means[1] >= means[0] - 2 * sum(errors) ** 0.5
 
 
+def test_the_plot_shows_each_recipe_where_its_records_say_and_others_beside() -> None:
+    records, public = read_records(ROOT / "results"), public_points(ROOT / "results" / "public.yaml")
+    by_seconds, by_parameters = results_figure(own_points(records), public).axes
+    [fast] = [text for text in by_seconds.texts if text.get_text() == "fast"]
+    runs = records["fast"]
+    accuracy = 100 * np.mean([run["accuracy"] for run in runs])
+    np.testing.assert_allclose(fast.xy, (np.mean([run["training_seconds"] for run in runs]), accuracy))
+    best = max(np.mean([run["accuracy"] for run in runs]) for runs in records.values() if runs[0]["model"] == "seed")
+    assert any(np.allclose(text.xy, (225034, 100 * best)) for text in by_parameters.texts)
+    shown = [text.get_text() for text in by_parameters.texts]
+    assert all(shown.count(point.name) >= 1 for point in public)
+
+
+def test_public_results_say_what_they_are_and_where_they_stand() -> None:
+    for result in yaml.safe_load((ROOT / "results" / "public.yaml").read_text()):
+        assert set(result) == {"name", "accuracy", "parameters", "how", "source"}
+        assert result["source"].startswith("https://")
+
+
 def test_mean_and_spread_are_numpys() -> None:
     values = [91.5, 92.0, 92.25]
     assert mean_and_spread(values) == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
@@ -74,12 +95,12 @@ RECORD: dict[str, Any] = {
 }
 
 
-def add(folder: Path, **changes: object) -> Path:
+def add(folder: Path, recipe_text: str = "lr: 0.001\n", **changes: object) -> Path:
     """Make a run of the recipe `tiny`, whose metrics have these changes, and keep it as a record."""
     run, recipe = folder / "run", folder / "tiny.yaml"
     run.mkdir()
-    write_config(run, {"lr": changes.pop("lr", 0.001), "seed": 7})
-    recipe.write_text("lr: 0.001\n")
+    write_config(run, {"lr": changes.pop("lr", 0.001), "seed": 7, "ckpt": changes.get("checkpoint", "best")})
+    recipe.write_text(recipe_text)
     (run / "metrics.json").write_text(json.dumps(RECORD | changes))
     return add_record(run, recipe, folder / "results")
 
@@ -87,6 +108,17 @@ def add(folder: Path, **changes: object) -> Path:
 def test_a_run_becomes_a_record_and_a_row(tmp_path: Path) -> None:
     assert add(tmp_path) == tmp_path / "results" / "tiny" / "seed_7.json"
     assert "| `recipes/tiny.yaml` | 50.00 |" in results_table(read_records(tmp_path / "results"))
+
+
+def test_mirror_images_averaged_have_a_row_of_their_own(tmp_path: Path) -> None:
+    assert add(tmp_path, tta=True) == tmp_path / "results" / "tiny_tta" / "seed_7.json"
+    assert "| `recipes/tiny.yaml`, mirror images averaged | 50.00 |" in results_table(
+        read_records(tmp_path / "results")
+    )
+
+
+def test_a_recipe_without_validation_is_recorded_by_its_last_checkpoint(tmp_path: Path) -> None:
+    assert add(tmp_path, "lr: 0.001\nckpt: last\n", checkpoint="last").exists()
 
 
 @pytest.mark.parametrize(
