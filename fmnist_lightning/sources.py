@@ -61,7 +61,7 @@ def expand(name: str) -> Iterator[str | Fault]:
             yield name
         else:
             yield from matches(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a name that holds a zero byte
         yield Fault(name, explain(name, error))
 
 
@@ -140,10 +140,16 @@ def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
 
 def open_searchable(name: str) -> BinaryIO:
     """An open file. Standard input and pipes come into memory; raises PictureError where they are too long for it."""
-    file = sys.stdin.buffer if name == STDIN else Path(name).open("rb")  # noqa: SIM115, handed on
-    if name != STDIN and file.seekable():
-        return file
-    content = file.read(MAX_STREAM + 1)
+    if name == STDIN:
+        if sys.stdin is None:  # Python's answer to `<&-`
+            raise PictureError("is closed")
+        content = sys.stdin.buffer.read(MAX_STREAM + 1)
+    else:
+        file = Path(name).open("rb")  # noqa: SIM115, handed on
+        if file.seekable():
+            return file
+        with file:
+            content = file.read(MAX_STREAM + 1)
     if len(content) > MAX_STREAM:
         raise PictureError(f"is longer than {MAX_STREAM:,} bytes: save it as a file")
     return io.BytesIO(content)
