@@ -1,9 +1,10 @@
 """Training: options to run folder. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed, Share
 from fmnist_lightning.errors import UserError
@@ -29,6 +30,7 @@ from fmnist_lightning.runs import (
 
 if TYPE_CHECKING:
     import lightning as L
+    from lightning.pytorch.callbacks import Callback
 
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.module import Classifier
@@ -52,6 +54,7 @@ def train(
     erase: Share = 0.0,
     optimizer: Literal["adam", "muon"] = "adam",
     lr: LearningRate = 1e-3,
+    weight_decay: NonNegativeFloat = 0.0,
     schedule: Literal["constant", "one_cycle"] = "constant",
     label_smoothing: Share = 0.0,
     ema: Share = 0.0,
@@ -86,6 +89,7 @@ def train(
         erase: Share of the training images that lose a rectangle.
         optimizer: adam is Keras's; muon has Muon for the hidden layers' weights and Keras's Adam for the rest.
         lr: Learning rate; the highest of one_cycle.
+        weight_decay: Share of itself, times the learning rate, that each weight loses at a step, as in AdamW.
         schedule: Of the learning rate: constant; one_cycle, up and then down to nearly nothing over the whole training.
         label_smoothing: Share of each label that is spread over all classes, in the loss that is trained, not logged.
         ema: Validate, keep and test an exponential moving average of the weights; so much of it stays at each step.
@@ -102,8 +106,15 @@ def train(
             those given here: a longer training and another device are possible, another data set or net is not.
         fast_dev_run: One batch of training, validation and test each, to see that all works. Makes no run folder.
     """
-    options = {**locals(), "dropout": list(dropout)}
-    check_validation(val_fraction, ckpt, patience)
+    train_with({**locals(), "dropout": list(dropout)})
+
+
+def train_with(options: dict[str, Any], callbacks: Sequence["Callback"] = ()) -> None:
+    """What `train` does, by all of its options; `callbacks` are beside those that each training has.
+
+    Raises UserError where options and data don't fit, or the weights are no longer finite; Interrupted at a signal.
+    """
+    check_validation(options["val_fraction"], options["ckpt"], options["patience"])
     import lightning as L
 
     from fmnist_lightning.console import quiet
@@ -114,30 +125,33 @@ def train(
     from fmnist_lightning.outputs import recorded, shown
 
     quiet()
-    options["precision"] = arithmetic = resolve_devices(accelerator, devices, precision)
-    options["dataset"] = resolved = resolve_dataset(dataset, Path(data_dir))
+    arithmetic = resolve_devices(options["accelerator"], options["devices"], options["precision"])
+    dataset = resolve_dataset(options["dataset"], Path(options["data_dir"]))
+    options = {**options, "precision": arithmetic, "dataset": dataset}
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
     datamodule.prepare_data()
     datamodule.setup("fit")
-    L.seed_everything(seed, verbose=False)
+    L.seed_everything(options["seed"], verbose=False)
     module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
-    base = {"accelerator": accelerator, "devices": devices, "precision": arithmetic, "max_epochs": max_epochs}
-    base |= {} if val_fraction else {"limit_val_batches": 0}
-    if fast_dev_run:
-        smoke_run(L.Trainer(**base, **shown(resolved), fast_dev_run=True), module, datamodule)
+    base = {name: options[name] for name in ("accelerator", "devices", "precision", "max_epochs")}
+    base |= {} if options["val_fraction"] else {"limit_val_batches": 0}
+    if options["fast_dev_run"]:
+        smoke_run(L.Trainer(**base, **shown(dataset), fast_dev_run=True), module, datamodule)
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
-    run, checkpoint = find_resumed(resume, Path(log_dir)) if resume else (new_run(Path(log_dir)), None)
+    resume, log_dir = options["resume"], Path(options["log_dir"])
+    run, checkpoint = find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
     with alone_in(run), explaining_faults(run), advising(f"to go on: {resume_command(run)}"):
         checkpoint, steps = open_run(run, checkpoint, options, module)
         outputs = recorded(run, options, steps)
+        outputs["callbacks"] += callbacks
         trainer = L.Trainer(**base, **outputs)
         print(f"run folder: {run}", flush=True)
         outputs["logger"].log_hyperparams(options)
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        if test:
+        if options["test"]:
             with advising(f"the training is complete; to test it: {testing_command(run)}"):
-                run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, ckpt))
+                run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, options["ckpt"]))
 
 
 def check_validation(val_fraction: float, ckpt: str, patience: int | None) -> None:

@@ -16,12 +16,13 @@ from fmnist_lightning.data import FILES
 from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.runs import write_config
 from fmnist_lightning.training import train
+from fmnist_lightning.tuning import tune
 
 ROOT = Path(__file__).parent.parent
 DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
 
 
-@pytest.mark.parametrize("command", [train, evaluate])
+@pytest.mark.parametrize("command", [train, evaluate, tune])
 def test_help_names_every_option_with_its_meaning(program: Program, command: Callable[..., None]) -> None:
     status, output = program(command, "--help")
     assert status == 0
@@ -33,7 +34,7 @@ def test_help_names_every_option_with_its_meaning(program: Program, command: Cal
         assert " ".join(meaning.split()) in one_line
 
 
-@pytest.mark.parametrize("module", ["training", "evaluation"])
+@pytest.mark.parametrize("module", ["training", "evaluation", "tuning"])
 def test_help_waits_for_no_heavy_import(module: str) -> None:
     program = f"import sys, fmnist_lightning.{module}; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
