@@ -28,6 +28,8 @@ def test_a_block_starts_as_its_way_round() -> None:
 def test_the_second_and_the_third_stage_halve_the_size() -> None:
     net = ResidualNet(NO_DROPOUT, widths=(4, 8, 16), depths=(1, 2, 1)).eval()
     assert net.features(torch.zeros(2, 1, 28, 28)).shape == (2, 16, 7, 7)
+    halved = ResidualNet(NO_DROPOUT, widths=(4, 8, 16), depths=(1, 2, 1), stem_stride=2).eval()
+    assert halved.features(torch.zeros(2, 1, 28, 28)).shape == (2, 16, 4, 4)
     assert net(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 10)
 
 
