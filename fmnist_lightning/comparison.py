@@ -1,0 +1,141 @@
+"""Tested runs beside each other: what a better recipe gained, and what none of them recognises.
+
+Heavy imports stand inside the functions, so that `--help` answers at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR
+from fmnist_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from fmnist_lightning.findings import Predictions
+    from fmnist_lightning.tables import Table
+
+PAIRS = 5  # of classes most confused
+SHOWN = 48  # images that no run recognises
+
+
+class Tested(NamedTuple):
+    """A run and what its test found."""
+
+    name: str
+    metrics: dict[str, Any]
+    predictions: "Predictions"
+
+
+def compare(runs: list[str], *, pictures: str | None = None, data_dir: str | None = None) -> None:
+    """Compare tested runs on one data set: figures, classes, pairs most confused, calibration, and common mistakes.
+
+    Args:
+        runs: Two run folders or more, the one to compare with first.
+        pictures: PNG file to draw the images into that no run recognises, the surest mistakes first.
+        data_dir: Folder of the data for the pictures, if not where the first run found it.
+    """
+    from fmnist_lightning.tables import as_markdown
+
+    tested = read_tested(runs)
+    for table in (figures_table(tested), classes_table(tested), pairs_table(tested)):
+        print(f"{table.caption}\n\n{as_markdown(table)}\n")
+    print(describe_common(tested))
+    if pictures:
+        draw_common(tested, Path(pictures), data_dir)
+
+
+def read_tested(runs: Sequence[str]) -> list[Tested]:
+    """The runs with their findings. Raises UserError where they can't be compared."""
+    from fmnist_lightning.findings import read_metrics, read_predictions
+    from fmnist_lightning.runs import find_run
+
+    if len(runs) < 2:
+        raise UserError("one run can't be compared: name two run folders or more")
+    tested = []
+    for run in runs:
+        folder = find_run(run, Path(LOG_DIR))
+        metrics = read_metrics(folder)
+        tested.append(Tested(str(folder), metrics, read_predictions(folder, metrics["n"])))
+    for other in tested[1:]:
+        if (other.predictions.labels != tested[0].predictions.labels).any():
+            raise UserError(
+                f"{other.name} was tested on other images than {tested[0].name}: compare runs of one data set"
+            )
+    return tested
+
+
+def figures_table(tested: Sequence[Tested]) -> "Table":
+    """The five figures and calibration of each run, per cent."""
+    from fmnist_lightning.analysis import calibration_error
+    from fmnist_lightning.console import LABELS
+    from fmnist_lightning.tables import Table, percent
+
+    rows = [
+        (run.name, *(percent(run.metrics[name]) for name in LABELS), percent(calibration_error(*run.predictions)))
+        for run in tested
+    ]
+    return Table("Figures, per cent", ("run", *LABELS.values(), "calibration error"), rows)
+
+
+def classes_table(tested: Sequence[Tested]) -> "Table":
+    """Recall of each class by each run, per cent."""
+    from fmnist_lightning.analysis import per_class
+    from fmnist_lightning.data import CLASSES
+    from fmnist_lightning.tables import Table, percent
+
+    recalls = [[figures.recall for figures in per_class(*run.predictions)] for run in tested]
+    rows = [(name, *map(percent, values)) for name, *values in zip(CLASSES, *recalls, strict=True)]
+    return Table("Recall of each class, per cent", ("class", *(run.name for run in tested)), rows)
+
+
+def pairs_table(tested: Sequence[Tested]) -> "Table":
+    """The pairs that the first run confuses most, and how often each run does, both ways."""
+    from fmnist_lightning.analysis import confusion_matrix, most_confused
+    from fmnist_lightning.data import CLASSES
+    from fmnist_lightning.tables import Table
+
+    counts = [confusion_matrix(*run.predictions) for run in tested]
+    rows = [
+        (f"{CLASSES[a]} and {CLASSES[b]}", *(f"{matrix[a, b] + matrix[b, a]:,}" for matrix in counts))
+        for a, b, _, _ in most_confused(counts[0])[:PAIRS]
+    ]
+    return Table("Images taken for the other class of a pair", ("pair", *(run.name for run in tested)), rows)
+
+
+def common_mistakes(tested: Sequence[Tested]) -> Any:
+    """Indices of the images that no run recognises, by how sure all runs together are of a wrong class."""
+    import numpy as np
+
+    labels = tested[0].predictions.labels
+    probs = np.stack([run.predictions.probs for run in tested])  # (runs, n, 10)
+    wrong = np.flatnonzero((probs.argmax(axis=2) != labels).all(axis=0))
+    return wrong[probs.mean(axis=0)[wrong, labels[wrong]].argsort(kind="stable")]
+
+
+def describe_common(tested: Sequence[Tested]) -> str:
+    """How many images no run recognises, and in how many of them all runs name the same wrong class."""
+    import numpy as np
+
+    common = common_mistakes(tested)
+    named = np.stack([run.predictions.probs[common].argmax(axis=1) for run in tested])  # (runs, mistakes)
+    agreed = (named == named[0]).all(axis=0).sum()
+    return f"{len(common):,} images are recognised by none of the runs; for {agreed:,} all name the same wrong class."
+
+
+def draw_common(tested: Sequence[Tested], path: Path, data_dir: str | None) -> None:
+    """Write the images that no run recognises as PNG: true class, and the first run's."""
+    from fmnist_lightning.data import CLASSES
+    from fmnist_lightning.figures import images_figure
+    from fmnist_lightning.files import atomic_write
+    from fmnist_lightning.proving import proving_images
+    from fmnist_lightning.runs import read_config
+
+    first = tested[0]
+    images = proving_images(
+        first.metrics["dataset"], Path(data_dir or read_config(Path(first.name)).get("data_dir", DATA_DIR))
+    )
+    probs, labels = first.predictions
+    shown = common_mistakes(tested)[:SHOWN]
+    captions = [f"{CLASSES[labels[index]]} →\n{CLASSES[probs[index].argmax()]}" for index in shown]
+    with atomic_write(path) as file:
+        images_figure(images[shown, 0].numpy(), captions).savefig(file, format="png", dpi=150)
