@@ -45,7 +45,7 @@ tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 notebook: $(VENV)/.ready ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/fashion_mnist_cnn_with_dropout.ipynb $(ARGS)
 
-screenshots: $(VENV)/.ready ## Take README's pictures anew, of the newest run (needs Chromium; ARGS="--run_folder ..." for another)
+screenshots: $(VENV)/.ready ## Take README's pictures anew, of the newest run (needs Chromium and a font of emoji; ARGS="--run_folder ..." for another)
 	$(BIN)/python scripts/screenshots.py $(ARGS)
 
 lock: ## Pin all dependencies anew (needs uv)

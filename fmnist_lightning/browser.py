@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,8 @@ def tensorboard(log_dir: Path) -> Iterator[str]:
             for line in lines:
                 printed.append(line)
                 if address := re.search(r"http://\S+", line):
+                    # What it logs from here on goes nowhere; a full pipe would stop it.
+                    threading.Thread(target=deque, args=(lines, 0), daemon=True).start()
                     yield address[0]
                     return
             raise UserError(f"TensorBoard did not start: {''.join(printed)}")

@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,10 +91,28 @@ def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
 
 
 def complete_flags(command: Callable[..., Any], arguments: list[str]) -> list[str]:
-    """`--flag` alone means `--flag true`, which jsonargparse asks for in full."""
+    """`--flag` alone means `--flag true`, which jsonargparse asks for in full.
+
+    Where a command takes words without a name, only a truth value behind a flag belongs to it.
+    """
     parameters = inspect.signature(command).parameters.values()
     flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
+    takes_words = any(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
     return [
-        f"{argument}=true" if argument in flags and after.startswith("-") else argument
+        f"{argument}=true"
+        if argument in flags and (after.startswith("-") or (takes_words and after.lower() not in ("true", "false")))
+        else argument
         for argument, after in zip_longest(arguments, arguments[1:], fillvalue="--")
     ]
+
+
+def require(packages: Sequence[str], purpose: str, extra: str) -> None:
+    """Raise UserError where a package of one of the project's extras is not installed."""
+    try:
+        for package in packages:
+            import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"{purpose} needs packages that are not all here ({error}): in the project's folder, "
+            f"pip install --editable '.[{extra}]'"
+        ) from error

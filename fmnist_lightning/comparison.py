@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 PAIRS = 5  # of classes most confused
 SHOWN = 48  # images that no run recognises
+PNG_DPI = 150
 
 
 class Tested(NamedTuple):
     """A run and what its test found."""
 
     name: str
+    folder: Path
     metrics: dict[str, Any]
     predictions: "Predictions"
 
@@ -34,9 +36,11 @@ def compare(runs: list[str], *, pictures: str | None = None, data_dir: str | Non
         pictures: PNG file to draw the images into that no run recognises, the surest mistakes first.
         data_dir: Folder of the data for the pictures, if not where the first run found it.
     """
+    from fmnist_lightning.console import DATASET_NAMES
     from fmnist_lightning.tables import as_markdown
 
     tested = read_tested(runs)
+    print(f"{DATASET_NAMES[tested[0].metrics['dataset']]}, {tested[0].metrics['n']:,} images\n")
     for table in (figures_table(tested), classes_table(tested), pairs_table(tested)):
         print(f"{table.caption}\n\n{as_markdown(table)}\n")
     print(describe_common(tested))
@@ -46,6 +50,8 @@ def compare(runs: list[str], *, pictures: str | None = None, data_dir: str | Non
 
 def read_tested(runs: Sequence[str]) -> list[Tested]:
     """The runs with their findings. Raises UserError where they can't be compared."""
+    import numpy as np
+
     from fmnist_lightning.findings import read_metrics, read_predictions
     from fmnist_lightning.runs import find_run
 
@@ -55,9 +61,10 @@ def read_tested(runs: Sequence[str]) -> list[Tested]:
     for run in runs:
         folder = find_run(run, Path(LOG_DIR))
         metrics = read_metrics(folder)
-        tested.append(Tested(str(folder), metrics, read_predictions(folder, metrics["n"])))
+        name = f"{folder}, mirror images averaged" if metrics.get("tta") else str(folder)
+        tested.append(Tested(name, folder, metrics, read_predictions(folder, metrics["n"])))
     for other in tested[1:]:
-        if (other.predictions.labels != tested[0].predictions.labels).any():
+        if not np.array_equal(other.predictions.labels, tested[0].predictions.labels):
             raise UserError(
                 f"{other.name} was tested on other images than {tested[0].name}: compare runs of one data set"
             )
@@ -124,18 +131,19 @@ def describe_common(tested: Sequence[Tested]) -> str:
 
 def draw_common(tested: Sequence[Tested], path: Path, data_dir: str | None) -> None:
     """Write the images that no run recognises as PNG: true class, and the first run's."""
-    from fmnist_lightning.data import CLASSES
-    from fmnist_lightning.figures import images_figure
+    from fmnist_lightning.console import DATASET_NAMES
+    from fmnist_lightning.figures import mark, mistakes_figure
     from fmnist_lightning.files import atomic_write
     from fmnist_lightning.proving import proving_images
     from fmnist_lightning.runs import read_config
 
     first = tested[0]
     images = proving_images(
-        first.metrics["dataset"], Path(data_dir or read_config(Path(first.name)).get("data_dir", DATA_DIR))
+        first.metrics["dataset"], Path(data_dir or read_config(first.folder).get("data_dir", DATA_DIR))
     )
-    probs, labels = first.predictions
     shown = common_mistakes(tested)[:SHOWN]
-    captions = [f"{CLASSES[labels[index]]} →\n{CLASSES[probs[index].argmax()]}" for index in shown]
+    figure = mistakes_figure(images[shown, 0].numpy(), *(values[shown] for values in first.predictions))
+    if first.metrics["dataset"] == "drawn":
+        mark(figure, DATASET_NAMES["drawn"])
     with atomic_write(path) as file:
-        images_figure(images[shown, 0].numpy(), captions).savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=PNG_DPI)

@@ -3,11 +3,12 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from fmnist_lightning.errors import UserError
 
 DATABASE = "study.db"
+VARIABLE = re.compile(r"\$(?:(?P<name>\w+)|\{(?P<braced>\w+)\})")
 # Between `//USER:` and the last `@`, and all behind `?`, where some databases take a password too.
 SECRETS = re.compile(r"(?<=://)(?P<user>[^:/@]*):(?P<password>.+)@|\?(?P<query>.+)$")
 
@@ -22,11 +23,7 @@ def database_url(folder: Path, storage: str | None) -> str:
 
     if storage is None:
         return f"sqlite:///{(folder / DATABASE).resolve()}"
-    url = os.path.expandvars(storage)
-    if missing := re.search(r"\$\{?\w+", url):
-        raise UserError(
-            f"--storage names {missing[0]}, which the environment lacks: set it, or write %24 for a plain $"
-        )
+    url = VARIABLE.sub(lambda match: value_of(match, whole=match[0] == storage), storage)
     try:
         make_url(url).get_dialect().import_dbapi()
     except ImportError as error:
@@ -39,6 +36,14 @@ def database_url(folder: Path, storage: str | None) -> str:
             "%40 for an @ in the password, and so on"
         ) from None
     return url
+
+
+def value_of(match: re.Match[str], *, whole: bool) -> str:
+    """What the environment has for a `$NAME`: a whole URL as it is, of a part special characters quoted."""
+    name = match["name"] or match["braced"]
+    if name not in os.environ:
+        raise UserError(f"--storage names ${name}, which the environment lacks: set it, or write %24 for a plain $")
+    return os.environ[name] if whole else quote(os.environ[name], safe="")
 
 
 def masked(url: str) -> str:

@@ -8,13 +8,12 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, LOG_DIR
+from fmnist_lightning.cli import DATA_DIR, LOG_DIR, require
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write, sweep
 from fmnist_lightning.runs import find_checkpoint, find_run, read_config
@@ -60,7 +59,7 @@ def export(
     """
     source, folder, found_data = find_source(run, ckpt, Path(log_dir))
     if format == "onnx":
-        check_packages()
+        require(["onnx", "onnxscript", "onnxruntime"], "ONNX", "export")
     from fmnist_lightning.pretrained import load_pretrained
     from fmnist_lightning.proving import describe_proof, proving_images
 
@@ -77,21 +76,14 @@ def export(
 def find_source(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path, str]:
     """What `load_pretrained` is to load, the folder to write into, and the folder of the data."""
     if run == "packaged" or run.endswith((".ckpt", ".safetensors")):
+        if ckpt:
+            raise UserError(
+                f"--ckpt {ckpt} chooses among the checkpoints of a run, and --run {run} is none: leave it out"
+            )
         return run, Path(), DATA_DIR
     folder = find_run(run, log_dir)
     options = read_config(folder, required=["data_dir"])
     return str(find_checkpoint(folder, ckpt)), folder / "export", options["data_dir"]
-
-
-def check_packages() -> None:
-    """Raise UserError where what ONNX needs is not installed."""
-    try:
-        for name in ("onnx", "onnxscript", "onnxruntime"):
-            import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"ONNX needs packages that are not all here ({error}): in the project's folder, pip install '.[export]'"
-        ) from error
 
 
 def write_proven(pretrained: "Pretrained", format: Format, path: Path, batches: Sequence["Tensor"]) -> "Proof":  # noqa: A002

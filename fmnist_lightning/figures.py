@@ -182,6 +182,14 @@ def images_figure(images: Array, titles: Sequence[str]) -> Figure:
     return figure
 
 
+def mistakes_figure(images: Array, probs: Array, labels: Array) -> Figure:
+    """Images (n, 28, 28) uint8 with their true class, what they were taken for, and its probability."""
+    names = [
+        f"{CLASSES[label]} →\n{CLASSES[row.argmax()]} {row.max():.0%}" for row, label in zip(probs, labels, strict=True)
+    ]
+    return images_figure(images, names)
+
+
 def filters_figure(weights: Array) -> Figure:
     """The kernels (C, 1, k, k) of a first layer, on one scale; orange is below zero, purple above."""
     count, _, size, _ = weights.shape

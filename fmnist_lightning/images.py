@@ -8,8 +8,10 @@ that need be neither white nor black nor free of noise; edges found through blur
 validation cut of the training set, stands in LOG.md.
 """
 
+from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +31,9 @@ FORMATS = tuple(
 )
 # From where on Pillow warns of a decompression bomb: 256 MB of RGB.
 MAX_PIXELS = 2**28 // 3
+# From where on only one is unpacked at a time, by however many threads: 16 million pixels take 64 MB and more.
+MANY_PIXELS = 2**24
+ONE_AT_A_TIME = Lock()
 # Pictures more than twice as large are shrunk to between once and twice this first, for time and memory; what fills a
 # tenth of such a picture still has more pixels than it needs.
 WORKING_SIZE = 512
@@ -99,7 +104,8 @@ def read_picture(file: BinaryIO, invert: Invert = "auto") -> Grey:
         with Image.open(file, formats=FORMATS) as image:
             check_pixels(image)
             image.draft(None, (WORKING_SIZE, WORKING_SIZE))  # a large JPEG need not be decoded in full
-            return prepare(upright(image), invert)
+            with ONE_AT_A_TIME if image.width * image.height > MANY_PIXELS else nullcontext():
+                return prepare(upright(image), invert)
     except UnidentifiedImageError as error:
         raise PictureError(unknown_kind(file)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -173,34 +179,45 @@ NOTHING_FOUND = (
 
 
 def flatten(image: Image.Image, backing: str) -> tuple[Image.Image, Image.Image | None]:
-    """The picture in RGB, on `backing` where it is transparent, and its opacity, 8 bits, if it has any.
+    """The picture in RGB, on `backing` where it is transparent, and its opacity, 8 bits, if it has any; both shrunk.
 
+    Shrunk first, where that can be, so that a large picture takes little more memory than its pixels.
     Raises PictureError for a colour mode that can't be converted.
     """
     opacity = None
     try:
         if image.mode[0] in "IF":
-            image = Image.fromarray(scale_depth(np.asarray(image)))
+            # At least four by four pixels are left for the mean that becomes one.
+            image = Image.fromarray(scale_depth(np.asarray(image), max(1, shrinkage(image) // 4)))
         elif image.has_transparency_data:
-            image = image.convert("RGBA")
+            image = shrink(image if image.mode == "RGBA" else image.convert("RGBA"))
             opacity = image.getchannel("A")
             image = Image.alpha_composite(Image.new("RGBA", image.size, backing), image)
-        colours = image.convert("RGB")
+        elif image.mode not in ("L", "RGB"):
+            image = image.convert("RGB")
+        return shrink(image).convert("RGB"), opacity
     except ValueError as error:
         raise PictureError(f"has the colour mode {image.mode}, which can't be converted: save it as RGB") from error
-    factor = max(1, max(image.size) // WORKING_SIZE)
-    return colours.reduce(factor), opacity and opacity.reduce(factor)
 
 
-def scale_depth(values: NDArray) -> Grey:
-    """Grey of 16 bits, or floats in 0..1, to 8 bits. Pillow's own conversion clips some of them at 255.
+def shrinkage(image: Image.Image) -> int:
+    return max(1, max(image.size) // WORKING_SIZE)
 
-    Raises PictureError for values outside.
+
+def shrink(image: Image.Image) -> Image.Image:
+    """Means of so many pixels each way that the longest edge has between once and twice WORKING_SIZE, or fewer."""
+    return image.reduce(shrinkage(image))
+
+
+def scale_depth(values: NDArray, step: int = 1) -> Grey:
+    """Every `step`th row and column of grey of 16 bits, or of floats in 0..1, in 8 bits.
+
+    Pillow's own conversion clips some of them at 255. Raises PictureError for values outside, wherever they are.
     """
     highest = 1.0 if values.dtype.kind == "f" else 65535
     if not (values.min() >= 0 and values.max() <= highest):  # so that NaN is refused too
         raise PictureError(f"has grey values from {values.min()} to {values.max()}; expected 0 to {highest}")
-    return np.rint(values * (255 / highest)).astype(np.uint8)
+    return np.rint(values[::step, ::step] * (255 / highest)).astype(np.uint8)
 
 
 def corners_of(pixels: NDArray) -> Background:

@@ -140,7 +140,7 @@ def to_images(inputs: Any, invert: Invert) -> Tensor:
         inputs = torch.from_numpy(inputs.copy())  # torch can't take one that is read-only or runs backwards
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs are {type(inputs).__name__}; expected {ACCEPTED}")
-    return from_values(inputs.detach(), invert)
+    return from_values(inputs.detach().cpu(), invert)
 
 
 def from_values(values: Tensor, invert: Invert) -> Tensor:

@@ -38,7 +38,7 @@ class Pictures(Callback):
     def __init__(self) -> None:
         self.seconds = EXPECTED_SECONDS
         self.since = time.perf_counter()
-        self.undrawn: Arrays | None = None
+        self.undrawn: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # probs, labels and kernels
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since = time.perf_counter()
@@ -58,7 +58,8 @@ class Pictures(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not writer_of(trainer):
             return
-        self.undrawn = validated(pl_module)
+        # Kernels are taken now too: an average of the weights is in place only while it is validated.
+        self.undrawn = (*validated(pl_module), first_kernels(pl_module))
         if self.affordable():
             self.draw_validation(trainer, pl_module)
 
@@ -71,7 +72,7 @@ class Pictures(Callback):
     def draw_validation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.undrawn:
             self.since = time.perf_counter()
-            draw(trainer, pl_module, *self.undrawn)
+            draw(trainer, *self.undrawn)
             self.seconds = time.perf_counter() - self.since
             self.undrawn = None
 
@@ -99,13 +100,18 @@ def validated(module: Any) -> Arrays:
     return logits.softmax(dim=1).numpy(), labels.numpy()
 
 
-def draw(trainer: L.Trainer, module: Any, probs: np.ndarray, labels: np.ndarray) -> None:
+def first_kernels(module: Any) -> np.ndarray:
+    """The weights (C, 1, k, k) of the first convolution."""
+    kernels = next(weight for weight in module.net.parameters() if weight.ndim == 4)
+    return kernels.detach().float().cpu().numpy().copy()
+
+
+def draw(trainer: L.Trainer, probs: np.ndarray, labels: np.ndarray, kernels: np.ndarray) -> None:
     """Draw what probs (n, 10) and labels (n,) of a validation tell, and the filters."""
     images = datamodule_of(trainer).splits["val"].images
-    kernels = next(weight for weight in module.net.parameters() if weight.ndim == 4)
     drawn = {
         **{f"val/{name}": figure for name, figure in validation_figures(images, probs, labels).items()},
-        "filters of the first layer": figures.filters_figure(kernels.detach().float().cpu().numpy()),
+        "filters of the first layer": figures.filters_figure(kernels),
     }
     for name, figure in drawn.items():
         add_figure(trainer, name, figure)
@@ -125,6 +131,5 @@ def validation_figures(images: torch.Tensor, probs: np.ndarray, labels: np.ndarr
     }
     worst = worst_mistakes(probs, labels, SHOWN)
     if len(worst):
-        captions = [f"{CLASSES[labels[i]]} →\n{CLASSES[probs[i].argmax()]} {probs[i].max():.0%}" for i in worst]
-        drawn["highest loss"] = figures.images_figure(images[worst, 0].cpu().numpy(), captions)
+        drawn["highest loss"] = figures.mistakes_figure(images[worst, 0].cpu().numpy(), probs[worst], labels[worst])
     return drawn

@@ -82,6 +82,7 @@ def predict(
     from fmnist_lightning.inference import load_classifier
     from fmnist_lightning.sources import read_all
 
+    check_save_folder(save_inputs, images)
     classify = load_classifier(weights, device=accelerator, batch_size=batch_size, tta=tta, log_dir=log_dir)
     warn_of_stand_in(classify.card)
     try:
@@ -95,6 +96,20 @@ def predict(
         return
     if faults:
         raise UserError(f"{faults:,} of {total:,} pictures could not be read")
+
+
+def check_save_folder(save_inputs: str | None, images: Iterable[str]) -> None:
+    """Raise UserError where it is a file, or in a folder of pictures, which would hold more of them the next time."""
+    if save_inputs is None:
+        return
+    folder = Path(save_inputs).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--save_inputs {save_inputs} is a file; expected a folder: name another")
+    for image in images:
+        if Path(image).is_dir() and folder.is_relative_to(Path(image).resolve()):
+            raise UserError(
+                f"--save_inputs {save_inputs} lies in {image}, whose pictures are read: name another folder"
+            )
 
 
 def warn_of_stand_in(card: dict[str, Any]) -> None:
@@ -174,8 +189,12 @@ def save_images(pictures: "Sequence[Picture]", folder: Path, start: int) -> None
     """Write each image as FOLDER/NUMBER_NAME.png; the number, from `start`, keeps equal names apart."""
     from PIL import Image
 
+    from fmnist_lightning.sources import SUFFIXES
+
     for number, picture in enumerate(pictures, start):
-        name = re.sub(r"[^\w.\[\]-]", "_", Path(picture.name).name, flags=re.ASCII)[-MAX_NAME:]
+        path = Path(picture.name)
+        stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+        name = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
         with atomic_write(folder / f"{number:06d}_{name}.png") as file:
             Image.fromarray(picture.image).save(file, "PNG")
 

@@ -190,14 +190,14 @@ def make_card(
 
 
 def metrics_of(run: Path, path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """The run's metrics.json, where it tells of this very checkpoint and not of one that was best before."""
+    """The run's metrics.json, where it tells of this very checkpoint, not of one before, and of the net alone."""
     from fmnist_lightning.checkpoint import training_record
 
     if not (run / METRICS).is_file():
         return None
     metrics = read_json(run / METRICS)
-    tested = metrics.get("checkpoint"), metrics.get("checkpoint_epoch")
-    return metrics if tested == (path.stem, training_record(checkpoint).epochs) else None
+    tested = metrics.get("checkpoint"), metrics.get("checkpoint_epoch"), bool(metrics.get("tta"))
+    return metrics if tested == (path.stem, training_record(checkpoint).epochs, False) else None
 
 
 def build_net(model: Any, dropout: Any, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:

@@ -65,7 +65,7 @@ def results_figure(own: list[Point], public: list[Point]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     by_seconds.set_ylabel("test accuracy, %")
     by_parameters.legend(loc="lower right", fontsize=8, frameon=False)
-    title(by_seconds, "by seconds of training, ours on two CPU cores")
+    title(by_seconds, "by seconds of training, ours on one or two CPU cores")
     title(by_parameters, "by parameters of the net")
     return figure
 

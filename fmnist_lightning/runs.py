@@ -127,7 +127,9 @@ def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no options; expected one `name: value` a line")
     if missing := [name for name in required if name not in config]:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it was edited, or is another program's")
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}: it was edited, or is an older version's or another program's"
+        )
     return config
 
 

@@ -1,4 +1,4 @@
-"""README's pictures: the pages as Chromium shows them, without any image of the data set, which isn't ours to copy."""
+"""README's pictures: the pages as Chromium shows them, without any image of the data set, which is downloaded only."""
 
 import html
 from base64 import b64encode
@@ -70,9 +70,15 @@ def tensorboard_picture(browser: Browser, run: Path) -> bytes:
 
 
 def prediction_picture(browser: Browser) -> bytes:
-    """DRAWINGS, what the net sees of them, and its three most probable classes."""
+    """DRAWINGS, what the net sees of them, and its three most probable classes.
+
+    Raises UserError where no font has them, and all look alike.
+    """
     classify = load_classifier()
-    articles = [article(classify, drawing(browser, character)) for character in DRAWINGS]
+    drawings = [drawing(browser, character) for character in DRAWINGS]
+    if len({picture.tobytes() for picture in drawings}) < len(drawings):
+        raise UserError(f"no font here draws {DRAWINGS}: install one (Debian: apt-get install fonts-noto-color-emoji)")
+    articles = [article(classify, picture) for picture in drawings]
     page = browser.new_page(viewport={"width": WIDTH, "height": 100})
     page.set_content(f"<style>{PREDICTION_STYLE}</style><main>{''.join(articles)}</main>")
     return page.screenshot(full_page=True)

@@ -31,7 +31,7 @@ IMAGE_BYTES = IMAGE_SIZE**2
 MAX_RATIO = 200
 # What is kept in memory of a stream that can't be searched: more than five times the largest file of the data set.
 MAX_STREAM = 2**28
-# Decoding runs outside Python's lock. README has how much more threads gain.
+# Decoding runs outside Python's lock.
 WORKERS = min(4, os.cpu_count() or 1)
 
 

@@ -3,14 +3,13 @@
 import inspect
 import shlex
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import LOG_DIR, Seed, Share, parse
+from fmnist_lightning.cli import LOG_DIR, Seed, Share, parse, require
 from fmnist_lightning.database_url import database_url, masked
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
@@ -44,7 +43,7 @@ def tune(
 
     Each trial is a training of scripts/train.py with other options; its score is the val/accuracy of the checkpoint
     that a test would take, and the test set stays shut. Stopped or killed, the same command goes on, and started
-    several times at once, it shares the work. Needs Optuna: pip install '.[tune]'.
+    several times at once, it shares the work. Needs Optuna: pip install --editable '.[tune]'.
 
     Args:
         recipe: The recipe whose options are searched. Its seed is that of every trial.
@@ -64,7 +63,7 @@ def tune(
         precision: Arithmetic, if not the recipe's.
     """
     plan = plan_search(locals())
-    check_packages()
+    require(["optuna"], "a search", "tune")
     try:
         carry_out(plan, database_url(plan.folder, storage))
     except Interrupted as interruption:
@@ -101,14 +100,6 @@ def command_line(given: Mapping[str, Any]) -> str:
     parameters = inspect.signature(tune).parameters.values()
     words = [(f"--{one.name}", str(shown[one.name])) for one in parameters if given[one.name] != one.default]
     return shlex.join(["python", "scripts/tune.py", *(word for pair in words for word in pair)])
-
-
-def check_packages() -> None:
-    """Raise UserError where what a search needs is not installed."""
-    try:
-        import_module("optuna")
-    except ImportError as error:
-        raise UserError(f"a search needs Optuna ({error}): in the project's folder, pip install '.[tune]'") from error
 
 
 def carry_out(plan: Plan, url: str) -> None:

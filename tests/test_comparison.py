@@ -1,5 +1,6 @@
 """Runs beside each other: what is said of them is what their predictions say."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def runs(tmp_path: Path) -> list[Path]:
 def test_classes_pairs_and_common_mistakes_are_counted(program: Program, runs: list[Path]) -> None:
     status, output = program(compare, *runs)
     assert status == 0, output
+    assert output.startswith("DRAWN STAND-IN, not Fashion-MNIST, 200 images")
     assert "| Shirt | 90.00 | 95.00 |" in output
     assert "| T-shirt/top and Shirt | 2 | 2 |" in output
     assert "| Dress and Coat | 1 | 0 |" in output
@@ -54,3 +56,14 @@ def test_one_run_and_runs_of_other_images_are_refused(program: Program, runs: li
     status, output = program(compare, runs[0], other)
     assert status == 1
     assert "was tested on other images" in output
+    fewer = make_run(tmp_path / "fewer", dataset="drawn", n=10)
+    write_predictions(fewer, np.full((10, 10), 0.1, np.float32), LABELS[:10])
+    assert "was tested on other images" in program(compare, runs[0], fewer)[1]
+
+
+def test_a_run_that_averaged_over_mirror_images_says_so(program: Program, runs: list[Path]) -> None:
+    metrics = json.loads((runs[1] / "metrics.json").read_text())
+    (runs[1] / "metrics.json").write_text(json.dumps({**metrics, "tta": True}))
+    output = program(compare, *runs)[1]
+    assert f"{runs[1]}, mirror images averaged" in output
+    assert f"{runs[0]}, mirror images averaged" not in output

@@ -209,7 +209,14 @@ def test_a_missing_package_is_named_with_its_cure(
     status, output = program(export, "--run", net_file)
     assert status == 1
     assert f"import of {package} halted" in output
-    assert "pip install '.[export]'" in output
+    assert "pip install --editable '.[export]'" in output
+
+
+@pytest.mark.parametrize("ckpt", ["best", "last"])
+def test_a_checkpoint_is_chosen_of_a_run_alone(program: Program, net_file: Path, ckpt: str) -> None:
+    status, output = program(export, "--run", net_file, "--ckpt", ckpt)
+    assert status == 1
+    assert f"--ckpt {ckpt} chooses among the checkpoints of a run" in output
 
 
 def test_an_unknown_format_ends_with_2(program: Program) -> None:

@@ -16,7 +16,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from conftest import Program, metrics_of, small_run, steps_of_saves
+from conftest import IN_CI, Program, metrics_of, small_run, steps_of_saves
 
 from fmnist_lightning import files
 from fmnist_lightning.checkpoint import FORMAT, read_checkpoint, training_record
@@ -251,7 +251,7 @@ checkpoint_io.save_checkpoint(content, path)
 OTHER_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108
 
 
-@pytest.mark.skipif(not OTHER_FILE_SYSTEM.is_dir(), reason="no second file system to write to")
+@pytest.mark.skipif(not (OTHER_FILE_SYSTEM.is_dir() or IN_CI), reason="no second file system to write to")
 @pytest.mark.parametrize(("io_name", "whole"), [("ours", True), ("lightning", False)])
 def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path: Path, io_name: str, whole: bool) -> None:
     """Lightning's own, where the folder for temporary files is on another file system, is the negative control."""

@@ -139,7 +139,7 @@ def test_saved_inputs_are_the_pixels_that_the_net_saw(program: Program, tmp_path
     inputs = tmp_path / "new" / "inputs"
     rows = run_csv(program, *names, "--invert", invert, "--save_inputs", inputs, "--batch_size", 2)[1]
     saved = sorted(inputs.iterdir())
-    assert [path.name for path in saved] == ["000000_a.jpg.png", "000001_a.jpg.png", "000002_d.png.png"]
+    assert [path.name for path in saved] == ["000000_a.png", "000001_a.png", "000002_d.png"]
     expected = [load_picture(row["file"], invert) for row in rows]
     for path, image in zip(saved, expected, strict=True):
         with Image.open(path) as picture:
@@ -255,6 +255,20 @@ def test_what_the_stand_in_taught_says_so_in_every_row(program: Program) -> None
         assert warning == "WARNING: trained on the DRAWN STAND-IN, not Fashion-MNIST; it knows no photographs"
         assert ["drawn" in row.lower() for row in rows][-2:] == [True, True]
         assert "drawn" not in program(predict, "men", "--format", kind, *CPU)[1].lower()
+
+
+@pytest.mark.parametrize(("folder", "words"), [("men/seen", "lies in men"), ("b.png", "is a file"), (".", "lies in .")])
+def test_saved_inputs_do_not_go_where_pictures_are_read(program: Program, folder: str, words: str) -> None:
+    before = sorted(Path().rglob("*"))
+    status, output = program(predict, "men", ".", "--save_inputs", folder, *CPU)
+    assert status == 1
+    assert words in output
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_flag_before_a_picture_takes_none_of_it() -> None:
+    assert parse(predict, ["--tta", "shop", "b.png"]) == {**parse(predict, ["shop", "b.png"]), "tta": True}
+    assert parse(predict, ["--tta", "false", "b.png"])["images"] == ["b.png"]
 
 
 def test_help_names_every_option_and_waits_for_no_heavy_import(program: Program) -> None:

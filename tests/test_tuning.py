@@ -582,7 +582,7 @@ def test_without_optuna_the_cure_is_named(program: Program, folder: Path, monkey
     monkeypatch.setitem(sys.modules, "optuna", None)
     status, output = program(tune, *arguments(folder, RATES, 1))
     assert status == 1
-    assert "pip install '.[tune]'" in output
+    assert "pip install --editable '.[tune]'" in output
 
 
 def test_the_script_is_this_command(folder: Path) -> None:
