@@ -134,7 +134,9 @@ def test_a_run_that_was_not_tested_has_no_figures_in_its_card(run: Path, tmp_pat
 
 
 @pytest.mark.parametrize("changes", [{"checkpoint_epoch": 7}, {"checkpoint": "last"}, {"tta": True}])
-def test_figures_of_another_checkpoint_or_of_mirror_images_are_left_out(run: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_figures_of_another_checkpoint_or_of_mirror_images_are_left_out(
+    run: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
     resumed = shutil.copytree(run, tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
     (resumed / "metrics.json").write_text(json.dumps({**metrics, **changes}))
