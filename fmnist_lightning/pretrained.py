@@ -23,7 +23,7 @@ from fmnist_lightning.layers import NUM_CLASSES
 from fmnist_lightning.models import MODELS
 from fmnist_lightning.runs import CONFIG, FIXED_OPTIONS, METRICS, find_checkpoint, find_run, read_config
 
-PACKAGED = Path(__file__).parent / "weights" / "seed.safetensors"
+PACKAGED = Path(__file__).parent / "weights" / "compact.safetensors"
 SUFFIX = ".safetensors"
 # Counts up when a card means something that older code would misread.
 FORMAT = 1
@@ -159,10 +159,12 @@ def from_checkpoint(path: Path, run: Path | None) -> Pretrained:
 
 
 def net_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The net's tensors among those of a Classifier, in 32 bits."""
+    """The net's tensors among those of a Classifier, floats in 32 bits; batch norm also counts its batches."""
     named = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     return {
-        name.removeprefix(NET_PREFIX): tensor.float() for name, tensor in named.items() if name.startswith(NET_PREFIX)
+        name.removeprefix(NET_PREFIX): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in named.items()
+        if name.startswith(NET_PREFIX)
     }
 
 

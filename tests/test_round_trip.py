@@ -21,9 +21,9 @@ from fmnist_lightning.inference import PictureClassifier, load_classifier
 
 pytestmark = pytest.mark.real_data
 
-COUNT = 400
+COUNT = 1000
 FEW = 120  # are enough for what falls far below
-SIZES = (64, 90, 128, 180, 256, 360, 500, 600)  # of pictures, height and width; 50 images are tried at each
+SIZES = (64, 90, 128, 180, 256, 360, 500, 600)  # of pictures, height and width; 125 images are tried at each
 AGREE = 0.97  # at least
 VARIANTS = [(colours, kind) for colours in ("dark on white", "light on dark") for kind in ("PNG", "JPEG")]
 
