@@ -14,16 +14,16 @@ from typing import Any
 
 import lightning as L
 from bare_loop import BareLoop
+from lightning.pytorch.callbacks import Callback
 
-from fmnist_lightning import outputs
-from fmnist_lightning.callbacks import EpochLines
-from fmnist_lightning.training import train
+from fmnist_lightning.cli import parse
+from fmnist_lightning.training import train, train_with
 
 STEPS_IN_TURN = 20
 
 
-class Turns(EpochLines):
-    """In place of the callback that prints an epoch's line: gives the bare loop its turns."""
+class Turns(Callback):
+    """Gives the bare loop its turns."""
 
     start: float | None = None
     bare_seconds = 0.0
@@ -62,9 +62,8 @@ class Turns(EpochLines):
 
 
 def main(dataset: str, data_dir: str, log_dir: str, epochs: int, accelerator: str, precision: str) -> None:
-    outputs.EpochLines = Turns  # type: ignore[attr-defined]
-    options = {"dataset": dataset, "data_dir": data_dir, "log_dir": log_dir, "test": False}
-    train(**options, max_epochs=epochs, accelerator=accelerator, precision=precision)  # type: ignore[arg-type]
+    options = {"dataset": dataset, "data_dir": data_dir, "log_dir": log_dir, "max_epochs": epochs, "test": False}
+    train_with({**parse(train, []), **options, "accelerator": accelerator, "precision": precision}, [Turns()])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ def draw_points(axes: Axes, points: list[Point], field: str, color: str, marker:
     accuracies, spreads = [point.accuracy for point in points], [point.spread for point in points]
     axes.errorbar(places, accuracies, yerr=spreads, color=color, marker=marker, linestyle="", capsize=3, label=whose)
     for place, point in zip(places, points, strict=True):
-        axes.annotate(point.name, (place, point.accuracy), (5, 4), textcoords="offset points", fontsize=7)
+        # Ours below their points, others' above, where they are near each other.
+        offset = (5, -11) if whose == "this project" else (5, 4)
+        axes.annotate(point.name, (place, point.accuracy), offset, textcoords="offset points", fontsize=7)
 
 
 def write_results_figure(records: dict[str, list[dict[str, Any]]], public: Path, path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Program
 
-from fmnist_lightning import benchmarking, callbacks, datamodule
+from fmnist_lightning import benchmarking, datamodule
 from fmnist_lightning.benchmarking import (
     PROGRAMS,
     SCRIPTS,
@@ -158,7 +158,6 @@ def test_the_trainer_and_the_bare_loop_take_turns(
     tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(PROGRAMS)
-    monkeypatch.setattr(callbacks, "EpochLines", callbacks.EpochLines)  # put back later
     program = peer("trainer_cost")
     turns = []
     monkeypatch.setattr(program.BareLoop, "validate", lambda self: turns.append("validation"))
