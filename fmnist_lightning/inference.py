@@ -91,8 +91,8 @@ def load_classifier(
 ) -> PictureClassifier:
     """A classifier with the weights that come with the package, or another net's.
 
-    `source` is `packaged`, `last` for the newest run in `log_dir`, a run folder (its best checkpoint), a `.ckpt` or a
-    `.safetensors` file. `device` is `auto`, the accelerator if this machine has one, else the CPU; or a name of
+    `source` is `packaged`, `last` for the newest run in `log_dir`, a run folder (the checkpoint it tests), a `.ckpt`
+    or a `.safetensors` file. `device` is `auto`, the accelerator if this machine has one, else the CPU; or a name of
     torch's. `invert` says whether pictures are negated: `auto` (those with a bright background), `always`, `never`.
     `batch_size` bounds memory; results don't depend on it. `tta` averages over each image and its mirror image.
     Raises UserError where the weights can't be read or the device isn't there, ValueError for another `invert`.

@@ -69,7 +69,7 @@ def predict(
     Args:
         images: Pictures, folders of them, patterns such as "shop/**/*.jpg", IDX files, or - for standard input.
         weights: packaged, those that come with the package; last, the newest run in the log folder; a run folder, whose
-            best checkpoint is taken; a .ckpt or a .safetensors file.
+            tested checkpoint is taken; a .ckpt or a .safetensors file.
         format: table to read; json, an object a line; csv, with a header.
         top_k: How many classes to tell of each picture, the most probable first.
         batch_size: Pictures in a step. The results don't depend on it.

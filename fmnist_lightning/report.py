@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -66,7 +65,7 @@ def write_report(run: Path, images: Tensor) -> Path:
     predictions, curves = read_predictions(run, metrics["n"]), read_curves(run)
     mistakes = find_mistakes(predictions, images)
     drawings = draw(predictions, curves)
-    mosaic = draw_mistakes(mistakes)
+    mosaic = draw_mistakes(predictions, images)
     if metrics["dataset"] == "drawn":
         for figure in (mosaic, *(drawing.figure for drawing in drawings.values())):
             figures.mark(figure, DATASET_NAMES["drawn"])
@@ -114,9 +113,9 @@ def find_mistakes(predictions: Predictions, images: Tensor) -> list[Mistake]:
     ]
 
 
-def draw_mistakes(mistakes: list[Mistake]) -> Figure:
-    captions = [f"{mistake.truth} →\n{mistake.predicted} {mistake.probability}" for mistake in mistakes]
-    return figures.images_figure(np.array([mistake.image for mistake in mistakes]), captions)
+def draw_mistakes(predictions: Predictions, images: Tensor) -> Figure:
+    shown = worst_mistakes(*predictions, MISTAKES)
+    return figures.mistakes_figure(images[shown, 0].cpu().numpy(), *(values[shown] for values in predictions))
 
 
 def draw(predictions: Predictions, curves: Curves) -> dict[str, Drawing]:

@@ -99,7 +99,7 @@ def train(
         accelerator: Where to compute.
         devices: Which device, as Lightning names them. This version trains on one.
         precision: Arithmetic, as Lightning names it; auto, the one that was measured to be fastest on such a device.
-        test: Test the best checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
+        test: Test a checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         ckpt: The checkpoint that is tested: best, of the highest val/accuracy, or last.
         log_dir: Folder of the run folders version_N.
         resume: Run folder to go on in, last for the newest, or a checkpoint in one. The run's own options hold, but for

@@ -1,4 +1,4 @@
-"""Train, then test the best checkpoint: python scripts/train.py --help"""
+"""Train, then test: python scripts/train.py --help"""
 
 import sys
 
