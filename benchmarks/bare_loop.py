@@ -43,7 +43,7 @@ class BareLoop:
         """The training steps of an epoch, one at a time."""
         self.net.train()
         self.train_batches.set_epoch(epoch)
-        for images, labels, _ in self.train_batches:
+        for images, labels, *_ in self.train_batches:
             self.optimizer.zero_grad()
             with self.autocast():
                 logits = self.net(images)
@@ -57,7 +57,7 @@ class BareLoop:
         """How many images of the validation cut are classed right."""
         self.net.eval()
         with torch.inference_mode(), self.autocast():
-            return int(sum((self.net(images).argmax(dim=1) == labels).sum() for images, labels, _ in self.val_batches))
+            return int(sum((self.net(images).argmax(dim=1) == labels).sum() for images, labels, *_ in self.val_batches))
 
 
 def main(data_dir: str, epochs: int, accelerator: str, precision: str) -> None:

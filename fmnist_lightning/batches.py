@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmnist_lightning.data import Split
+from fmnist_lightning.data import DataError, Split
 
 
 class Batch(NamedTuple):
@@ -17,12 +17,17 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 1, 28, 28) uint8
     labels: Tensor  # (B,) int64
     indices: Tensor  # (B,) int64: places in the split
+    total: int  # images in the batch, the shares of all devices together
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """A permutation of `count` indices that depends on (seed, epoch) alone, not on what was drawn before."""
-    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])
-    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, far from that of their neighbours."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 class Batches:
@@ -32,15 +37,14 @@ class Batches:
     Without, for evaluation: file order, batches as equal as can be, so that each device has the same number of
     them and each index is seen once.
 
-    `batch_size` is global: device `rank` of `world_size` takes its part of the same batch.
+    `batch_size` is global: device `rank` of `world_size` takes its part of the same batch; parts differ by one
+    image at most. Raises DataError where a batch has fewer images than there are devices.
     `state_dict` and `load_state_dict` keep the place in the middle of an epoch; Lightning saves them.
     """
 
     def __init__(
         self, split: Split, batch_size: int, *, seed: int | None = None, rank: int = 0, world_size: int = 1
     ) -> None:
-        if batch_size < world_size:
-            raise ValueError(f"batch size {batch_size} is smaller than the number of devices, {world_size}")
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
@@ -51,6 +55,12 @@ class Batches:
         self._start = 0  # where the next pass begins
         # Lightning announces each epoch to loader.batch_sampler.sampler.set_epoch, where torch's loaders want it.
         self.batch_sampler = SimpleNamespace(sampler=self)
+        smallest = min(len(indices) for indices in self.indices_of_batches())
+        if smallest < world_size:
+            raise DataError(
+                f"{len(split.labels):,} images in batches of --batch_size {batch_size} make one of {smallest}, "
+                f"which can't be divided among {world_size} devices: choose another batch size, or fewer devices"
+            )
 
     def __len__(self) -> int:
         return -(-len(self.split.labels) // self.batch_size)
@@ -74,7 +84,7 @@ class Batches:
             share = indices.tensor_split(self.world_size)[self.rank].to(images.device)
             # Counted before the yield: a state saved while a batch is in use lies behind that batch.
             self.batches_done += 1
-            yield Batch(images[share], labels[share], share)
+            yield Batch(images[share], labels[share], share, len(indices))
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches_done": self.batches_done}

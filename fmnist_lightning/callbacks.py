@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveragi
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard.summary import hparams
 
@@ -44,7 +43,7 @@ class Throughput(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         batch: Batch = args[1]
-        self.images += len(batch.labels) * trainer.world_size
+        self.images += batch.total
         if trainer.is_last_batch:
             # Now, not at the epoch's end, which comes behind the checkpoint: see Classifier.log_figures.
             rate = self.images / (self.clock(trainer) - self.start)
@@ -142,7 +141,7 @@ class EpochLines(Callback):
 
 
 class Predictions(Callback):
-    """Collects the test loop's probabilities and writes them as `.npz`.
+    """Writes the test loop's probabilities as `.npz`.
 
     In file order: `probs` (n, 10) float32, `labels` (n,) int64; and `dataset`, a name.
     """
@@ -150,14 +149,10 @@ class Predictions(Callback):
     def __init__(self, path: Path, dataset: str) -> None:
         self.path = path
         self.dataset = dataset
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        outputs, batch = args[0], args[1]
-        self.parts.append((batch.indices, outputs["probs"], batch.labels))
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        indices, probs, labels = (torch.cat(part).cpu() for part in zip(*self.parts, strict=True))
-        order = indices.argsort()
+    @rank_zero_only
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        logits, labels, _ = pl_module.answers["test"]
+        probs = logits.softmax(dim=1).float().cpu().numpy()
         with atomic_write(self.path) as file:
-            np.savez(file, probs=probs[order].float().numpy(), labels=labels[order].numpy(), dataset=self.dataset)
+            np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=self.dataset)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, auto_parser
 from jsonargparse.typing import extend_base_type, restricted_number_type
 
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import ReportedError, UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
+from fmnist_lightning.ranks import is_first, leave_last_words
 from fmnist_lightning.runs import CONFIG, find_resumed
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
@@ -64,11 +65,15 @@ def run(command: Callable[..., Any]) -> int:
     try:
         command(**parse(command, sys.argv[1:]))
     except Interrupted as interruption:
-        print(f"\n{interruption}", file=sys.stderr)
+        if is_first():
+            print(f"\n{interruption}", file=sys.stderr)
         return interruption.exit_status
+    except ReportedError as end:
+        return end.exit_status
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        if not leave_last_words(str(error)):
+            print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", 1)
     return 0
 
 

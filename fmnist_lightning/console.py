@@ -13,6 +13,7 @@ LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", 
 # Advertising, and statements that are untrue or no news here.
 UNWANTED_LINES = (
     *("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision"),
+    *("distributed_backend=", "Initializing distributed: "),
     # A run's graph is written again for its test; the report reads neither.
     *("Found more than one graph event", 'Found more than one "run metadata" event'),
 )
@@ -21,9 +22,17 @@ UNTRUE_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     # Weights are kept in 32 bits in bf16-mixed, so the size is right.
     "Precision bf16-mixed is not supported by the model summary.*",
+    # What is logged was gathered from all processes before.
+    ".*It is recommended to use `self.log\\(.*sync_dist=True\\)`.*",
     # Of calls inside Lightning and TensorBoard's graph writer, which nobody here can change.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*torch.jit.trace.* is deprecated.*",
+)
+
+
+LOGGERS = (
+    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
+    *("lightning.fabric.utilities.distributed", "tensorboard"),
 )
 
 
@@ -34,7 +43,7 @@ class _Unwanted(logging.Filter):
 
 def quiet() -> None:
     """Drop the lines named above; every other warning stays."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "tensorboard"):
+    for name in LOGGERS:
         logging.getLogger(name).addFilter(_Unwanted())
     for message in UNTRUE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

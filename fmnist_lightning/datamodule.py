@@ -89,6 +89,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
             return load_drawn(train=train)
         return load_split(self.data_dir, train=train)
 
+    def check_divisible(self, world_size: int) -> None:
+        """Raise DataError where a batch of training or validation has fewer images than there are devices."""
+        for name, split in self.splits.items():
+            Batches(split, self.batch_size, seed=self.seed if name == "train" else None, world_size=world_size)
+
     def batches(self, name: str, *, seed: int | None = None) -> Batches:
         """The split `name`, moved to the trainer's device once, in this device's share of each batch."""
         if self.trainer is None:

@@ -4,41 +4,72 @@ import ctypes
 import os
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from fmnist_lightning.distributed import is_distributed
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.ranks import launched
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER = 2**31 - 1
 
 
-def resolve_devices(accelerator: str, devices: int | str, precision: str) -> Any:
-    """Make ready for the device that the options name; return what `precision` means there, as a Trainer takes it.
+class Devices(NamedTuple):
+    """Where a training or a test computes, and how."""
 
-    Raises UserError where this machine has no such device, or the options name more than one. Also turns TF32 off:
-    cuDNN's convolutions use it by default, and 32-true would then mean 10 bits of 23.
+    fabric: L.Fabric  # not launched yet; one process of several where the options name several devices
+    precision: Any  # as a Trainer takes it
+    trainer: dict[str, Any]  # the Trainer's options that say where and how it computes
+
+
+def resolve_devices(
+    accelerator: str, devices: int | str, precision: str, num_nodes: int = 1, strategy: str = "auto"
+) -> Devices:
+    """Make ready for the devices that the options name, and find what precision and strategy mean there.
+
+    Raises UserError where this machine has no such devices, or who started this process has started another number
+    of them. Also turns TF32 off: cuDNN's convolutions use it by default, and 32-true would then mean 10 bits of 23.
     """
     asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
     chosen: Any = "32-true" if precision == "auto" else precision
     try:
-        fabric = L.Fabric(accelerator=accelerator, devices=devices, precision=chosen)
+        fabric = L.Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=chosen
+        )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         cure = "use --accelerator auto, which takes what this machine has"
         raise UserError(f"{asked}: {error}; {cure}") from error
-    if fabric.world_size != 1:
-        raise UserError(f"{asked} names {fabric.world_size} devices; this version trains on one, so use --devices 1")
+    place = launched()
+    asked_for, started = fabric.world_size, place.world_size if place else 1
+    if asked_for != started:
+        raise UserError(
+            f"{asked} --num_nodes {num_nodes} is {asked_for} processes, and {started} were started: give --devices and "
+            "--num_nodes as torchrun or srun has them"
+        )
     torch.backends.cudnn.allow_tf32 = False
     if fabric.device.type == "cpu":
         # `import lightning` sets it to 1. Adam, which asks at each step whether there is CUDA, then has the system look
         # for a driver's library each time: 0.14 ms a step (LOG.md, 2026-11-23).
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     keep_freed_memory()
-    return fastest_precision(fabric.device) if precision == "auto" else precision
+    arithmetic = fastest_precision(fabric.device) if precision == "auto" else precision
+    trainer = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "precision": arithmetic,
+        "strategy": "ddp" if is_distributed(fabric) else "auto",
+        # What SLURM stops goes on by --resume. Lightning's own way would write elsewhere than into the run folder.
+        "plugins": [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [],
+        "use_distributed_sampler": False,  # Lightning's repeats images; the shares of `Batches` don't
+    }
+    return Devices(fabric, arithmetic, trainer)
 
 
 def fastest_precision(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """The test loop alone. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ from jsonargparse.typing import PositiveInt
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
+from fmnist_lightning.launching import launch, processes_to_launch
 from fmnist_lightning.runs import (
     CHECKPOINTS,
     DATA_OPTIONS,
+    DEVICE_OPTIONS,
     LAST,
     METRICS,
     MODULE_OPTIONS,
@@ -23,13 +26,14 @@ from fmnist_lightning.runs import (
     read_config,
     write_metrics,
 )
-from fmnist_lightning.training import Accelerator, Precision
+from fmnist_lightning.training import Accelerator, Precision, Strategy
 
 if TYPE_CHECKING:
     import lightning as L
 
     from fmnist_lightning.datamodule import FashionMNISTDataModule
-    from fmnist_lightning.module import Classifier
+    from fmnist_lightning.devices import Devices
+    from fmnist_lightning.module import Answers, Classifier
 
 
 def evaluate(
@@ -40,6 +44,8 @@ def evaluate(
     batch_size: PositiveInt | None = None,
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
+    num_nodes: PositiveInt = 1,
+    strategy: Strategy = "auto",
     precision: Precision | None = None,
     tta: bool = False,
     log_dir: str = LOG_DIR,
@@ -52,44 +58,57 @@ def evaluate(
         data_dir: Folder of the data, if not where the run found it.
         batch_size: Images in a step, if not the run's. The figures don't depend on it.
         accelerator: Where to compute.
-        devices: Which device, as Lightning names them.
+        devices: How many devices of this machine, or which, as Lightning names them. The figures don't depend on it.
+        num_nodes: Machines that test together; docs/scale.md says how to start them.
+        strategy: ddp, a process for each device; auto, that where there are several.
         precision: Arithmetic, if not the run's.
         tta: Test-time augmentation: average over each image and its mirror image. metrics.json and the report say so.
         log_dir: Folder of the run folders version_N.
     """
+    if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
+        launch(processes, num_nodes=num_nodes)
+        return
     folder = find_run(run, Path(log_dir))
     options = read_config(folder, required=(*DATA_OPTIONS, *MODULE_OPTIONS, "precision"))
-    path = find_checkpoint(folder, ckpt)
-    given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision}
+    given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision, "accelerator": accelerator}
+    given |= {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     options |= {name: value for name, value in given.items() if value is not None}
+    find_checkpoint(folder, ckpt)
+    from fmnist_lightning.console import quiet
+    from fmnist_lightning.devices import resolve_devices
+    from fmnist_lightning.distributed import joined
+    from fmnist_lightning.models import MODELS
+
+    quiet()
+    resolved = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
+    if options["model"] not in MODELS:
+        raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
+    with joined(resolved.fabric):
+        test_run(folder, {**options, "precision": resolved.precision}, resolved, ckpt, tta=tta)
+
+
+def test_run(run: Path, options: dict[str, Any], devices: "Devices", ckpt: str | None, *, tta: bool) -> None:
+    """A test in this process, one of those that have joined."""
     import lightning as L
 
     from fmnist_lightning.callbacks import Predictions
-    from fmnist_lightning.console import quiet
     from fmnist_lightning.datamodule import FashionMNISTDataModule
-    from fmnist_lightning.devices import resolve_devices
-    from fmnist_lightning.models import MODELS
-    from fmnist_lightning.module import Classifier
+    from fmnist_lightning.module import build_classifier
 
-    quiet()
-    options["precision"] = resolve_devices(accelerator, devices, options["precision"])
-    if options["model"] not in MODELS:
-        raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
-    for name in (METRICS, PREDICTIONS, REPORT):
-        sweep(folder, name)
-    sweep(folder / REPORT_PICTURES)
+    if devices.fabric.is_global_zero:
+        for name in (METRICS, PREDICTIONS, REPORT):
+            sweep(run, name)
+        sweep(run / REPORT_PICTURES)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
-    module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
+    module = build_classifier(options)
     trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        precision=options["precision"],
+        **devices.trainer,
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        callbacks=[Predictions(folder / PREDICTIONS, options["dataset"])],
+        callbacks=[Predictions(run / PREDICTIONS, options["dataset"])],
     )
-    run_test_loop(trainer, module, datamodule, folder, path, tta=tta)
+    run_test_loop(trainer, module, datamodule, run, ckpt, tta=tta)
 
 
 def run_test_loop(
@@ -97,39 +116,76 @@ def run_test_loop(
     module: "Classifier",
     datamodule: "FashionMNISTDataModule",
     run: Path,
-    checkpoint: Path,
+    ckpt: str | None = None,
     *,
     tta: bool = False,
-) -> dict[str, Any]:
-    """Test a checkpoint's weights on the whole test set: metrics.json, table, report; return the metrics.
+) -> None:
+    """Test a checkpoint's weights on the whole test set: metrics.json, table, report, all by the first process.
 
-    The trainer has a `Predictions` callback, which writes predictions.npz.
+    The trainer has a `Predictions` callback, which writes predictions.npz. `ckpt` is as `find_checkpoint` takes it.
     Raises UserError where the checkpoint is damaged or another net's.
     """
-    from fmnist_lightning.checkpoint import load_weights, read_checkpoint, training_record
+    from fmnist_lightning.checkpoint import load_weights, read_checkpoint
     from fmnist_lightning.console import result_table
-    from fmnist_lightning.datamodule import CUT_SEED
-    from fmnist_lightning.environment import environment
-    from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
+    from fmnist_lightning.distributed import told
     from fmnist_lightning.report import write_report
     from fmnist_lightning.tta import MirrorAveraged
 
-    content = read_checkpoint(checkpoint)
+    # Read by the first process, whose machine may be the only one that has the run folder.
+    checkpoint = told(trainer.strategy, lambda: find_checkpoint(run, ckpt))
+    content = told(trainer.strategy, lambda: read_checkpoint(checkpoint))
     load_weights(module, content, checkpoint)
+    if tta:
+        module.net = MirrorAveraged(module.net)
+    [figures] = trainer.test(module, datamodule, verbose=False)
+    count = len(datamodule.splits["test"].labels)
+    check_counted_once(module.answers["test"], count)
+    if trainer.is_global_zero:
+        metrics = test_record(trainer, module, datamodule, run, checkpoint, content, figures) | {"tta": tta}
+        write_metrics(run, metrics)
+        print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
+        # Last: what goes wrong in it costs neither figures nor predictions.
+        print(f"report: {write_report(run, datamodule.splits['test'].images)}", flush=True)
+
+
+def check_counted_once(answers: "Answers", count: int) -> None:
+    """Raise RuntimeError where the figures are not those of each of `count` images, counted once."""
+    from fmnist_lightning.analysis import confusion_matrix
+
+    probs, labels = (part.cpu().numpy() for part in (answers.logits.softmax(dim=1).float(), answers.labels))
+    counted, different = int(confusion_matrix(probs, labels).sum()), len(answers.indices.unique())
+    if not counted == different == count:
+        raise RuntimeError(
+            f"the figures are of {counted:,} images, {different:,} of them different; expected {count:,}"
+        )
+
+
+def test_record(
+    trainer: "L.Trainer",
+    module: "Classifier",
+    datamodule: "FashionMNISTDataModule",
+    run: Path,
+    checkpoint: Path,
+    content: dict[str, Any],
+    figures: Mapping[str, float],
+) -> dict[str, Any]:
+    """What metrics.json says of a test: its figures, and the training that they are of."""
+    from fmnist_lightning.checkpoint import read_checkpoint, training_record
+    from fmnist_lightning.datamodule import CUT_SEED
+    from fmnist_lightning.environment import environment
+    from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
+
     trained = training_record(content)
+    checkpoint_epoch = trained.epochs
     last = run / CHECKPOINTS / LAST
     if last.exists():
         try:
             trained = training_record(read_checkpoint(last))
         except UserError as error:
             print(f"{error}; time and epochs of the training are told as of {checkpoint}", file=sys.stderr)
-    checkpoint_epoch = training_record(content).epochs
-    if tta:
-        module.net = MirrorAveraged(module.net)
-    [figures] = trainer.test(module, datamodule, verbose=False)
     here = environment(trainer.strategy.root_device)
     count = len(datamodule.splits["test"].labels)
-    metrics = {
+    return {
         "dataset": datamodule.dataset,
         "split": "test",
         "n": count,
@@ -138,7 +194,6 @@ def run_test_loop(
         "loss": figures["test/loss"],
         "checkpoint": checkpoint.stem,
         "checkpoint_epoch": checkpoint_epoch,
-        "tta": tta,
         "seed": datamodule.seed,
         "training_seconds": trained.seconds,
         "epochs": trained.epochs,
@@ -151,8 +206,3 @@ def run_test_loop(
         "earlier_environments": trained.earlier_environments,
         "tested_with": here,
     }
-    write_metrics(run, metrics)
-    print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
-    # Last: what goes wrong in it costs neither figures nor predictions.
-    print(f"report: {write_report(run, datamodule.splits['test'].images)}", flush=True)
-    return metrics

@@ -13,37 +13,47 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from fmnist_lightning.batches import Batch
+from fmnist_lightning.batches import Batch, mixed_seed
+from fmnist_lightning.distributed import Agreement, gather_objects
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted
+from fmnist_lightning.ranks import is_first
 
 
 class RandomState(Callback):
     """Keeps torch's random numbers, the CPU's and the training device's, in each checkpoint, and puts them back.
 
+    Each of several processes has its own, so that no two drop the same of their images.
+
     Lightning keeps none, so that dropout would start anew. They are put back just before the first step, after all that
     may draw earlier, such as the graph for TensorBoard. A device of another kind than the checkpoint's starts its own.
     """
 
-    def __init__(self) -> None:
-        self.restored: dict[str, Tensor] = {}
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.restored: list[dict[str, Tensor]] = []  # by rank
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         device = trainer.strategy.root_device
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        state = {"cpu": torch.get_rng_state()}
         if device.type != "cpu":
-            checkpoint["random_state"][device.type] = torch.get_device_module(device).get_rng_state()
+            state[device.type] = torch.get_device_module(device).get_rng_state()
+        checkpoint["random_states"] = gather_objects(state)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.restored = checkpoint.get("random_state", {})
+        self.restored = checkpoint.get("random_states", [])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         device = trainer.strategy.root_device
-        if "cpu" in self.restored:
-            torch.set_rng_state(self.restored["cpu"])
-        if device.type != "cpu" and device.type in self.restored:
-            torch.get_device_module(device).set_rng_state(self.restored[device.type])
-        self.restored = {}
+        restored, self.restored = self.restored, []
+        if len(restored) != trainer.world_size:
+            if restored or trainer.world_size > 1:
+                torch.manual_seed(mixed_seed(self.seed, trainer.global_rank, trainer.global_step))
+            return
+        state = restored[trainer.global_rank]
+        torch.set_rng_state(state["cpu"])
+        if device.type != "cpu" and device.type in state:
+            torch.get_device_module(device).set_rng_state(state[device.type])
 
 
 class Step(NamedTuple):
@@ -138,9 +148,11 @@ class SaveInEpochs(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved = time.monotonic()
+        self.agreement = Agreement()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if time.monotonic() - self.saved >= self.seconds and not trainer.is_last_batch:
+        due = time.monotonic() - self.saved >= self.seconds
+        if not trainer.is_last_batch and self.agreement.largest(due):
             trainer.save_checkpoint(self.last, weights_only=False)
             self.saved = time.monotonic()
 
@@ -148,41 +160,45 @@ class SaveInEpochs(Callback):
 class StopOnSignal(Callback):
     """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
 
-    A second signal ends the program at once. A signal during validation is answered when it ends, its checkpoint
-    written. Lightning's own answer to Ctrl-C saves nothing, and its answer to SIGTERM exits with status 0.
+    All processes stop behind the same step, whichever got the signal. A second one ends the program at once. One during
+    validation is answered when that ends, its checkpoint written. Lightning's own answer to Ctrl-C saves nothing, and
+    its answer to SIGTERM exits with status 0.
     """
 
     def __init__(self, last: Path, advice: str) -> None:
         self.last = last
         self.advice = advice
-        self.received: int | None = None
+        self.received = 0
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Here, not earlier: Lightning sets its own handlers after on_fit_start.
         self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
+        self.agreement = Agreement()
 
     def receive(self, signum: int, frame: Any) -> None:
         self.received = signum
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        if not is_first():
+            return
         with contextlib.suppress(OSError):  # what reads it may have ended by the same Ctrl-C
             os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
-        if self.received and not trainer.is_last_batch:
+        if not trainer.is_last_batch and (received := self.agreement.largest(self.received)):
             trainer.save_checkpoint(self.last, weights_only=False)
-            raise Interrupted(self.received, self.advice)
+            raise Interrupted(received, self.advice)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.received:
-            raise Interrupted(self.received, self.advice)
+        if received := self.agreement.largest(self.received):
+            raise Interrupted(received, self.advice)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.restore()
-        if self.received:
-            raise Interrupted(self.received, self.advice)
+        if received := self.agreement.largest(self.received):
+            raise Interrupted(received, self.advice)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.restore()

@@ -20,14 +20,15 @@ Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 def build_metrics(prefix: str) -> MetricCollection:
     """Accuracy over all images; macro averages of precision, recall and F1; macro one-vs-rest AUC, exact.
 
-    Takes probabilities (B, 10) and labels (B,). Names are `prefix` + one of METRIC_NAMES.
+    Takes probabilities (B, 10) and labels (B,), those of all processes: metrics exchange nothing by themselves. Names
+    are `prefix` + one of METRIC_NAMES.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(NUM_CLASSES, average="micro"),
-        "precision": MulticlassPrecision(NUM_CLASSES, average="macro"),
-        "recall": MulticlassRecall(NUM_CLASSES, average="macro"),
-        "f1": MulticlassF1Score(NUM_CLASSES, average="macro"),
-        "auroc": MulticlassAUROC(NUM_CLASSES, average="macro", thresholds=None),
+        "accuracy": MulticlassAccuracy(NUM_CLASSES, average="micro", sync_on_compute=False),
+        "precision": MulticlassPrecision(NUM_CLASSES, average="macro", sync_on_compute=False),
+        "recall": MulticlassRecall(NUM_CLASSES, average="macro", sync_on_compute=False),
+        "f1": MulticlassF1Score(NUM_CLASSES, average="macro", sync_on_compute=False),
+        "auroc": MulticlassAUROC(NUM_CLASSES, average="macro", thresholds=None, sync_on_compute=False),
     }
     return MetricCollection(metrics, prefix=prefix)
 

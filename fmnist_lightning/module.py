@@ -1,7 +1,7 @@
 """The LightningModule: it wires net, loss, metrics and optimiser, and knows nothing of their insides."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -13,10 +13,29 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fmnist_lightning.batches import Batch
 from fmnist_lightning.data import IMAGE_SIZE
+from fmnist_lightning.distributed import gather_rows
 from fmnist_lightning.layers import NUM_CLASSES
 from fmnist_lightning.metrics import build_metrics
 from fmnist_lightning.models import MODELS
 from fmnist_lightning.optim import OPTIMIZERS, SCHEDULES
+from fmnist_lightning.runs import MODULE_OPTIONS
+
+
+def build_classifier(options: Mapping[str, Any]) -> "Classifier":
+    """The module of a run's options, in the precision that its weights have in the run.
+
+    Lightning 2.6 puts a checkpoint's weights back before it makes the module one of 64 bits, and so rounds them to 32.
+    """
+    module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
+    return module.double() if options["precision"] == "64-true" else module
+
+
+class Answers(NamedTuple):
+    """What the net says of images."""
+
+    logits: Tensor  # (n, 10) float32, or float64
+    labels: Tensor  # (n,) int64, the truth
+    indices: Tensor  # (n,) int64: places in the split
 
 
 class Classifier(L.LightningModule):
@@ -25,8 +44,9 @@ class Classifier(L.LightningModule):
     Logs train/loss and train/accuracy, measured with dropout on while the epoch runs, and under val/ and test/ the
     loss and the five metrics of `build_metrics`, each once an epoch.
 
-    Logits are kept, 40 bytes an image, and loss and metrics computed from all of them when the epoch ends: a `log` at
-    each step, with the callbacks that hear of it, took a twentieth of a bf16 step (LOG.md, 2026-11-23).
+    Logits are kept, 40 bytes an image; when the epoch ends, loss and metrics are computed from all of them, those of
+    other processes too: a `log` at each step, with the callbacks that hear of it, took a twentieth of a bf16 step
+    (LOG.md, 2026-11-23).
     """
 
     def __init__(
@@ -43,11 +63,13 @@ class Classifier(L.LightningModule):
         dropout = list(dropout)
         self.save_hyperparameters()
         self.net = MODELS[model](dropout)
-        train_accuracy = MulticlassAccuracy(num_classes=NUM_CLASSES, average="micro")
+        train_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro", sync_on_compute=False)
         self.train_metrics = MetricCollection({"accuracy": train_accuracy}, prefix="train/")
         self.val_metrics = build_metrics("val/")
         self.test_metrics = build_metrics("test/")
-        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
+        # Of the epoch that runs, in this process, a batch each; of the one that ended, in all processes.
+        self.seen: dict[str, list[Answers]] = {"train": [], "val": [], "test": []}
+        self.answers: dict[str, Answers] = {}
         # For the graph in TensorBoard and the summary's sizes.
         self.example_input_array = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
 
@@ -59,13 +81,12 @@ class Classifier(L.LightningModule):
         """Logits (B, 10), float32 or better, kept with their labels for the figures of `stage`."""
         logits = self(batch.images)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        self.seen[stage].append((logits.detach(), batch.labels))
+        self.seen[stage].append(Answers(logits.detach(), batch.labels, batch.indices))
         return logits
 
     def log_figures(self, stage: str, metrics: MetricCollection) -> None:
-        """Log loss and metrics of the epoch of `stage` that ends."""
-        parts = zip(*self.seen[stage], strict=True)
-        logits, labels = (torch.cat([kept.to(self.device) for kept in part]) for part in parts)
+        """Log loss and metrics of the epoch of `stage` that ends; keep its answers, those of all processes."""
+        self.answers[stage] = logits, labels, _ = self.all_seen(stage)
         self.seen[stage].clear()
         metrics.update(logits.softmax(dim=1), labels)
         figures = {f"{stage}/loss": F.cross_entropy(logits, labels), **metrics.compute()}
@@ -75,19 +96,29 @@ class Classifier(L.LightningModule):
         for name, value in figures.items():
             self.log(name, value, prog_bar=name.endswith("loss"), **when)
 
+    def all_seen(self, stage: str) -> Answers:
+        """What all processes have seen so far in this epoch of `stage`, in file order, each image once."""
+        parts = zip(*self.seen[stage], strict=True)
+        mine = [torch.cat([kept.to(self.device) for kept in part]) for part in parts]
+        everything = Answers(*gather_rows(mine))
+        order = everything.indices.argsort()
+        return Answers(*(part[order] for part in everything))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """In the middle of an epoch, keep what its figures will be made of."""
         if self.seen["train"]:
-            parts = zip(*self.seen["train"], strict=True)
-            checkpoint["seen"] = [torch.cat([kept.cpu() for kept in part]) for part in parts]
+            checkpoint["seen"] = [part.cpu() for part in self.all_seen("train")]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        logits, labels = checkpoint.get("seen", (None, None))
-        self.seen["train"] = [] if logits is None else [(logits, labels)]
+        self.seen["train"] = [Answers(*checkpoint["seen"])] if "seen" in checkpoint else []
+        if self.global_rank:  # the first process has it all; the others add what comes
+            self.seen["train"] = [Answers(*(part[:0] for part in seen)) for seen in self.seen["train"]]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch, "train")
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.hparams["label_smoothing"])
+        # DDP takes the mean of all processes' gradients, whose shares of the batch need not be equal.
+        loss = loss * (len(batch.labels) * self.trainer.world_size / batch.total)
         # Not in on_train_epoch_end, which comes too late for the callbacks that print and save these figures.
         if self.trainer.is_last_batch:
             self.log_figures("train", self.train_metrics)
@@ -99,8 +130,8 @@ class Classifier(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log_figures("val", self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        return {"probs": self.logits(batch, "test").softmax(dim=1)}
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.logits(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         self.log_figures("test", self.test_metrics)

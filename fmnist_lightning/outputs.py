@@ -53,7 +53,7 @@ def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
     display = shown(options["dataset"])
     callbacks = [
         StopOnNonFinite("nothing was saved of it: start anew with a smaller --lr"),
-        RandomState(),
+        RandomState(options["seed"]),
         Timer(),
         Provenance(),
         Throughput(),

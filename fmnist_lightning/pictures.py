@@ -38,6 +38,7 @@ class Pictures(Callback):
     def __init__(self) -> None:
         self.seconds = EXPECTED_SECONDS
         self.since = time.perf_counter()
+        self.kernels: np.ndarray | None = None
         self.undrawn: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # probs, labels and kernels
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -56,10 +57,13 @@ class Pictures(Callback):
             add_figure(trainer, "train/first batch", grid)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or not writer_of(trainer):
+        # Now: an average of the weights is in place only while it is validated.
+        self.kernels = first_kernels(pl_module) if writer_of(trainer) else None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or self.kernels is None:
             return
-        # Kernels are taken now too: an average of the weights is in place only while it is validated.
-        self.undrawn = (*validated(pl_module), first_kernels(pl_module))
+        self.undrawn = (*validated(pl_module), self.kernels)
         if self.affordable():
             self.draw_validation(trainer, pl_module)
 
@@ -78,7 +82,9 @@ class Pictures(Callback):
 
 
 def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
-    return trainer.logger.experiment if isinstance(trainer.logger, TensorBoardLogger) else None
+    """The first of several processes draws for all."""
+    logger = trainer.logger if trainer.is_global_zero else None
+    return logger.experiment if isinstance(logger, TensorBoardLogger) else None
 
 
 def datamodule_of(trainer: L.Trainer) -> FashionMNISTDataModule:
@@ -95,9 +101,9 @@ def add_figure(trainer: L.Trainer, name: str, figure: Figure) -> None:
 
 
 def validated(module: Any) -> Arrays:
-    """What the module keeps for the figures of the validation that ends."""
-    logits, labels = (torch.cat([kept.cpu() for kept in part]) for part in zip(*module.seen["val"], strict=True))
-    return logits.softmax(dim=1).numpy(), labels.numpy()
+    """Probabilities and labels of the validation that ended."""
+    logits, labels, _ = module.answers["val"]
+    return logits.softmax(dim=1).cpu().numpy(), labels.cpu().numpy()
 
 
 def first_kernels(module: Any) -> np.ndarray:

@@ -165,7 +165,7 @@ def result(run: Path) -> dict[str, Any]:
     last = read_checkpoint(run / CHECKPOINTS / LAST)
     digest = hashlib.sha256()
     # With an average of the weights, that is the state_dict, and the trained ones stand beside it.
-    kept = ("state_dict", "current_model_state", "optimizer_states", "random_state")
+    kept = ("state_dict", "current_model_state", "optimizer_states", "random_states")
     for tensor in tensors([last.get(name) for name in kept]):
         digest.update(tensor.numpy().tobytes())
     events = EventAccumulator(str(run), size_guidance={SCALARS: 0}).Reload()

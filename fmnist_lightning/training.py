@@ -1,5 +1,6 @@
 """Training: options to run folder. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,17 +11,17 @@ from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed, Sh
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.interrupts import advising
+from fmnist_lightning.launching import launch, processes_to_launch
 from fmnist_lightning.runs import (
     AUGMENTATION_OPTIONS,
     CHECKPOINTS,
     DATA_OPTIONS,
+    DEVICE_OPTIONS,
     HPARAMS,
     LAST,
-    MODULE_OPTIONS,
     alone_in,
     check_same_run,
     explaining_faults,
-    find_checkpoint,
     find_resumed,
     new_run,
     resume_command,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from fmnist_lightning.datamodule import FashionMNISTDataModule
+    from fmnist_lightning.devices import Devices
     from fmnist_lightning.module import Classifier
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Strategy = Literal["auto", "ddp"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
 
@@ -63,6 +66,8 @@ def train(
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: int | str = 1,
+    num_nodes: PositiveInt = 1,
+    strategy: Strategy = "auto",
     precision: Precision = "auto",
     test: bool = True,
     ckpt: Literal["best", "last"] = "best",
@@ -83,7 +88,7 @@ def train(
         dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths; of compact
             and advanced, behind each of their three stages.
         max_epochs: Passes over the training set.
-        batch_size: Images in a step, all devices together.
+        batch_size: Images in a step, all devices together; each takes its share of the same batch.
         flip: Flip half of the training images left to right, other ones each time.
         shift: Move each training image by up to so many pixels on each axis.
         erase: Share of the training images that lose a rectangle.
@@ -97,7 +102,9 @@ def train(
         checkpoint_every_minutes: Save in the middle of epochs too, so often. Each epoch is saved at its end anyway.
         seed: Of weights, order and dropout. The validation cut does not depend on it.
         accelerator: Where to compute.
-        devices: Which device, as Lightning names them. This version trains on one.
+        devices: How many devices of this machine, or which, as Lightning names them. Each gets a process.
+        num_nodes: Machines that train together; docs/scale.md says how to start them.
+        strategy: ddp, a process for each device, which exchange gradients; auto, that where there are several.
         precision: Arithmetic, as Lightning names it; auto, the one that was measured to be fastest on such a device.
         test: Test a checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         ckpt: The checkpoint that is tested: best, of the highest val/accuracy, or last.
@@ -106,7 +113,12 @@ def train(
             those given here: a longer training and another device are possible, another data set or net is not.
         fast_dev_run: One batch of training, validation and test each, to see that all works. Makes no run folder.
     """
-    train_with({**locals(), "dropout": list(dropout)})
+    options = {**locals(), "dropout": list(dropout)}
+    if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
+        # The run was found when the options were parsed; another one may be the last a moment later.
+        launch(processes, num_nodes=num_nodes, extra=[f"--resume={resume}"] if resume else [])
+    else:
+        train_with(options)
 
 
 def train_with(options: dict[str, Any], callbacks: Sequence["Callback"] = ()) -> None:
@@ -115,43 +127,95 @@ def train_with(options: dict[str, Any], callbacks: Sequence["Callback"] = ()) ->
     Raises UserError where options and data don't fit, or the weights are no longer finite; Interrupted at a signal.
     """
     check_validation(options["val_fraction"], options["ckpt"], options["patience"])
-    import lightning as L
-
     from fmnist_lightning.console import quiet
-    from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
     from fmnist_lightning.devices import resolve_devices
-    from fmnist_lightning.evaluation import run_test_loop
-    from fmnist_lightning.module import Classifier
-    from fmnist_lightning.outputs import recorded, shown
+    from fmnist_lightning.distributed import joined
 
     quiet()
-    arithmetic = resolve_devices(options["accelerator"], options["devices"], options["precision"])
-    dataset = resolve_dataset(options["dataset"], Path(options["data_dir"]))
-    options = {**options, "precision": arithmetic, "dataset": dataset}
-    datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
-    datamodule.prepare_data()
-    datamodule.setup("fit")
+    devices = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
+    with joined(devices.fabric):
+        fit_and_test({**options, "precision": devices.precision}, devices, callbacks)
+
+
+def fit_and_test(options: dict[str, Any], devices: "Devices", callbacks: Sequence["Callback"]) -> None:
+    """A training in this process, one of those that have joined."""
+    import lightning as L
+
+    from fmnist_lightning.distributed import told
+    from fmnist_lightning.evaluation import run_test_loop
+    from fmnist_lightning.module import build_classifier
+    from fmnist_lightning.outputs import recorded, shown
+
+    fabric = devices.fabric
+    options, datamodule = prepare_data(options, fabric)
     L.seed_everything(options["seed"], verbose=False)
-    module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
-    base = {name: options[name] for name in ("accelerator", "devices", "precision", "max_epochs")}
-    base |= {} if options["val_fraction"] else {"limit_val_batches": 0}
+    module = build_classifier(options)
+    base = training_options(options, devices, module)
     if options["fast_dev_run"]:
-        smoke_run(L.Trainer(**base, **shown(dataset), fast_dev_run=True), module, datamodule)
+        smoke_run(L.Trainer(**base, **shown(options["dataset"]), fast_dev_run=True), module, datamodule)
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
-    resume, log_dir = options["resume"], Path(options["log_dir"])
-    run, checkpoint = find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
-    with alone_in(run), explaining_faults(run), advising(f"to go on: {resume_command(run)}"):
-        checkpoint, steps = open_run(run, checkpoint, options, module)
+    run, checkpoint = told(fabric, lambda: find_or_make_run(options["resume"], Path(options["log_dir"])))
+    claim = alone_in(run) if fabric.is_global_zero else contextlib.nullcontext()
+    with claim, explaining_faults(run), advising(f"to go on: {resume_command(run)}"):
+        checkpoint, steps = told(fabric, lambda: open_run(run, checkpoint, options, module))
         outputs = recorded(run, options, steps)
         outputs["callbacks"] += callbacks
+        outputs["plugins"] += base.pop("plugins")
         trainer = L.Trainer(**base, **outputs)
         print(f"run folder: {run}", flush=True)
         outputs["logger"].log_hyperparams(options)
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
         if options["test"]:
             with advising(f"the training is complete; to test it: {testing_command(run)}"):
-                run_test_loop(trainer, module, datamodule, run, find_checkpoint(run, options["ckpt"]))
+                run_test_loop(trainer, module, datamodule, run, options["ckpt"])
+
+
+def prepare_data(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str, Any], "FashionMNISTDataModule"]:
+    """The options with their data set resolved, and its training images, fetched by one process of each machine."""
+    from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
+    from fmnist_lightning.distributed import told
+
+    with fabric.rank_zero_first(local=True):
+        dataset = resolve_dataset(options["dataset"], Path(options["data_dir"]))
+        options = {**options, "dataset": dataset}
+        datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
+        datamodule.prepare_data()
+    if dataset != (first := told(fabric, lambda: dataset)):
+        raise UserError(f"--dataset auto is {first} for the first process and {dataset} for this one: name one of them")
+    datamodule.setup("fit")
+    datamodule.check_divisible(fabric.world_size)
+    return options, datamodule
+
+
+def training_options(options: dict[str, Any], devices: "Devices", module: "Classifier") -> dict[str, Any]:
+    """The Trainer's options that say where, how and how long it computes.
+
+    Raises UserError where the net's batch norm would see each process's share of a batch by itself.
+    """
+    processes, on_cpu = devices.fabric.world_size, devices.fabric.device.type == "cpu"
+    if processes > 1 and on_cpu and has_batch_norm(module):
+        raise UserError(
+            f"--model {options['model']} has batch norm, which torch shares between GPUs alone: on CPUs it would see "
+            f"{processes} smaller batches in place of one; take --devices 1, or --model seed"
+        )
+    return {
+        **devices.trainer,
+        "max_epochs": options["max_epochs"],
+        "sync_batchnorm": processes > 1 and not on_cpu,
+        **({} if options["val_fraction"] else {"limit_val_batches": 0}),
+    }
+
+
+def has_batch_norm(module: "Classifier") -> bool:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
+def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:
+    """The folder of the run, and the checkpoint to go on from, if it goes on."""
+    return find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
 
 
 def check_validation(val_fraction: float, ckpt: str, patience: int | None) -> None:

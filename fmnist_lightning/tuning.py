@@ -13,7 +13,7 @@ from fmnist_lightning.cli import LOG_DIR, Seed, Share, parse, require
 from fmnist_lightning.database_url import database_url, masked
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
-from fmnist_lightning.runs import DATA_OPTIONS
+from fmnist_lightning.runs import DATA_OPTIONS, DEVICE_OPTIONS
 from fmnist_lightning.search_space import Plan, read_space
 from fmnist_lightning.training import Accelerator, Dataset, Precision, train
 
@@ -128,7 +128,7 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
     from fmnist_lightning.devices import resolve_devices
 
     quiet()
-    resolve_devices(options["accelerator"], options["devices"], options["precision"])
+    resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
     options = {**options, "dataset": resolve_dataset(options["dataset"], Path(options["data_dir"]))}
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     datamodule.prepare_data()

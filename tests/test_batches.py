@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmnist_lightning.batches import Batches, epoch_order
-from fmnist_lightning.data import Split
+from fmnist_lightning.data import DataError, Split
 
 COUNT = 103
 
@@ -20,9 +20,10 @@ def indices(batches: Batches) -> list[int]:
 
 
 def test_a_batch_is_the_images_and_labels_of_its_indices(split: Split) -> None:
-    for images, labels, where in Batches(split, 10, seed=1):
+    for images, labels, where, total in Batches(split, 10, seed=1):
         assert torch.equal(images[:, 0, 0, 0].long(), where)
         assert torch.equal(labels, where % 10)
+        assert total == len(labels)
 
 
 def test_training_sees_each_image_once_in_full_batches_but_the_last(split: Split) -> None:
@@ -57,18 +58,21 @@ def test_evaluation_goes_through_the_file_in_order(split: Split, batch_size: int
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_devices_share_the_same_batches_without_overlap(split: Split, seed: int | None, world_size: int) -> None:
-    whole = list(Batches(split, 20, seed=seed))
-    shares = [list(Batches(split, 20, seed=seed, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    whole = list(Batches(split, 24, seed=seed))
+    shares = [list(Batches(split, 24, seed=seed, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for step, batch in enumerate(whole):
         joined = torch.cat([share[step].indices for share in shares])
         assert torch.equal(joined, batch.indices)
-    if seed is None:  # in evaluation no share is empty, as metrics need
-        assert all(len(batch.labels) for share in shares for batch in share)
+        assert all(len(share[step].labels) and share[step].total == batch.total for share in shares)
 
 
-def test_fewer_images_in_a_batch_than_devices_is_refused(split: Split) -> None:
-    with pytest.raises(ValueError, match="smaller than the number of devices"):
-        Batches(split, 2, world_size=3)
+@pytest.mark.parametrize(("seed", "batch_size", "smallest"), [(None, 2, 1), (5, 2, 1), (5, 51, 1), (5, 34, 1)])
+def test_fewer_images_in_a_batch_than_devices_is_refused(
+    split: Split, seed: int | None, batch_size: int, smallest: int
+) -> None:
+    with pytest.raises(DataError, match=f"batches of --batch_size {batch_size} make one of {smallest}, .* 3 devices"):
+        Batches(split, batch_size, seed=seed, world_size=3)
+    Batches(split, 25, seed=seed, world_size=3)  # whose last one has three
 
 
 def test_a_restored_place_goes_on_behind_the_batches_that_were_done(split: Split) -> None:

@@ -45,7 +45,7 @@ def test_the_seed_net_learns_it_well_but_not_perfectly(monkeypatch: pytest.Monke
     torch.manual_seed(0)
     net = SeedNet()
     optimizer = KerasAdam(net.parameters(), lr=1e-3)
-    for images, labels, _ in Batches(load_drawn(train=True), 64, seed=0):
+    for images, labels, *_ in Batches(load_drawn(train=True), 64, seed=0):
         optimizer.zero_grad()
         F.cross_entropy(net(images), labels).backward()
         optimizer.step()

@@ -1,0 +1,144 @@
+"""Processes for tests: ranks of several, as torchrun or srun would start them, and the program as people start it."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmnist_lightning import cli, drawn
+from fmnist_lightning.pictures import Pictures
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 120  # until a test gives up
+FEW = {"train": 60, "test": 20}  # drawn garments of each class
+LIMITS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+# Forks of a process that has imported all: a rank starts in a tenth of a second.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training", "fmnist_lightning.outputs"])
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process of one machine."""
+    places = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    return {
+        **{name: str(value) for name, value in places.items()},
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_RUN_ID": "t",
+    }
+
+
+def slurm_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What SLURM's srun tells a task of one node."""
+    places = {"SLURM_PROCID": rank, "SLURM_NTASKS": world_size, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_NTASKS_PER_NODE": str(world_size),
+    }
+    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {**{name: str(value) for name, value in places.items()}, **job, **addresses}
+
+
+def rank_main(
+    environment: dict[str, str], output: Path, command: Callable[..., Any], arguments: Sequence[str], before: Any
+) -> None:
+    """One rank: `command` as its script runs it, on few drawn images, without pictures; its words go to `output`."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    drawn.PER_CLASS.update(FEW)
+    Pictures.draw_validation = lambda *_: None  # type: ignore[method-assign]
+    if before:
+        before()
+    sys.argv = [command.__name__, *arguments]
+    sys.exit(cli.run(command))
+
+
+def run_ranks(
+    folder: Path,
+    command: Callable[..., Any],
+    arguments: Sequence[object],
+    *,
+    world_size: int,
+    launcher: Callable[[int, int, int], dict[str, str]] = torchrun_environment,
+    before: Callable[[], None] | None = None,
+) -> tuple[list[int | None], list[str]]:
+    """Exit statuses and outputs of `world_size` ranks, by rank; those that don't end in time are killed.
+
+    `before` is called in each first; it is a function of a test's module.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    outputs = [folder / f"rank_{rank}.txt" for rank in range(world_size)]
+    ranks = [
+        CONTEXT.Process(
+            target=rank_main,
+            args=(launcher(rank, world_size, port), output, command, [str(one) for one in arguments], before),
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    for one in ranks:
+        one.start()
+    deadline = time.monotonic() + SECONDS
+    for one in ranks:
+        one.join(max(0.0, deadline - time.monotonic()))
+        one.kill()
+        one.join()
+    return [one.exitcode for one in ranks], [output.read_text() for output in outputs]
+
+
+@contextlib.contextmanager
+def started(*words: object, cwd: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A program in a process group of its own, of which nothing is left behind."""
+    command = [str(word) for word in words]
+    surroundings = {**os.environ, **LIMITS, "PYTHONPATH": str(ROOT), **environment}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=cwd, env=surroundings, start_new_session=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            for child in ranks_of(process.pid):
+                os.kill(child, signal.SIGKILL)
+
+
+def ranks_of(parent: int) -> list[int]:
+    """The processes that a program has started, by their ranks."""
+    children = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            rank = [variable for variable in variables if variable.startswith(b"RANK=")]
+            if int(status[1]) == parent and rank:
+                children[int(rank[0][5:])] = int(folder.name)
+    return [children[rank] for rank in sorted(children)]
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """The first true answer of `happened`. Fails when none has come in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := happened()):
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+    return answer

@@ -1,0 +1,186 @@
+"""Several processes train and test as one does. Ranks are started as torchrun or srun start them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Program, metrics_of, small_run
+from several import run_ranks, slurm_environment
+from torch.utils.data import DistributedSampler
+
+from fmnist_lightning.batches import Batches
+from fmnist_lightning.checkpoint import read_checkpoint
+from fmnist_lightning.evaluation import evaluate
+from fmnist_lightning.findings import read_curves
+from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.module import Classifier
+from fmnist_lightning.runs import PREDICTIONS
+from fmnist_lightning.training import train
+
+pytestmark = pytest.mark.usefixtures("small_drawn")
+SMALL = ["--dataset", "drawn", "--batch_size", 50, "--accelerator", "cpu", "--precision", "64-true"]
+# 540 images in batches of 50, so the last one of an epoch has 40: 17, 17 and 16, then 14, 13 and 13 in three processes.
+STEPS = ["--max_epochs", 5, "--dropout", "[0,0,0]"]  # 55
+RTOL = 1e-9  # in 64 bits; in 32, rounding grows to some 1e-4 where a gradient is small or two pixels are nearly equal
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def trained_by(folder: Path, world_size: int, *arguments: object, **how: Any) -> tuple[Path, list[str]]:
+    """The one run folder of a training by several processes, and what each of them printed."""
+    options = [*SMALL, "--devices", world_size, "--log_dir", folder / "logs", *arguments]
+    statuses, outputs = run_ranks(folder, train, options, world_size=world_size, **how)
+    assert statuses == [0] * world_size, outputs
+    [run] = (folder / "logs").iterdir()
+    return run, outputs
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of 55 steps in one process, one that none of the others has met."""
+    return trained_by(tmp_path_factory.mktemp("alone"), 1, *STEPS)[0]
+
+
+def close(first: Path, second: Path) -> bool:
+    mine, other = weights_of(first), weights_of(second)
+    return all(torch.allclose(mine[name], other[name], rtol=RTOL, atol=1e-11) for name in mine)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_devices_train_as_one_does(tmp_path: Path, alone: Path, world_size: int) -> None:
+    run, outputs = trained_by(tmp_path, world_size, *STEPS)
+    assert close(run, alone)
+    mine, other = read_curves(run), read_curves(alone)
+    for name, points in other.items():
+        assert np.allclose(mine[name], points, rtol=RTOL), name
+    for name in METRIC_NAMES:
+        assert metrics_of(run)[name] == pytest.approx(metrics_of(alone)[name], rel=RTOL)
+    assert "run folder: " in outputs[0]
+    assert outputs[1:] == [""] * (world_size - 1)  # one console
+
+
+def forget_the_shares() -> None:
+    """As tutorials do it: each process's mean loss counts the same, however many images it is of."""
+    shares = Batches.__iter__
+
+    def unaware(self: Batches) -> Any:
+        return (batch._replace(total=len(batch.labels) * self.world_size) for batch in shares(self))
+
+    Batches.__iter__ = unaware  # type: ignore[method-assign]
+
+
+def test_a_mean_of_means_would_train_another_net(tmp_path: Path, alone: Path) -> None:
+    """The negative control: 17, 17 and 16 images with equal weights."""
+    run, _ = trained_by(tmp_path, 3, *STEPS, before=forget_the_shares)
+    assert not close(run, alone)
+
+
+def test_srun_starts_processes_too(tmp_path: Path) -> None:
+    run, outputs = trained_by(tmp_path, 2, "--max_epochs", 1, launcher=slurm_environment)
+    assert metrics_of(run)["n"] == 200
+    assert outputs[1] == ""
+
+
+def test_each_process_drops_and_augments_by_numbers_of_its_own(tmp_path: Path) -> None:
+    """And a run that goes on with the same number of processes ends as one that nobody stopped."""
+    options = ["--flip", "true", "--shift", 1]
+    whole, _ = trained_by(tmp_path / "whole", 2, *options, "--max_epochs", 2)
+    states = read_checkpoint(whole / "checkpoints" / "last.ckpt")["random_states"]
+    assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
+    run, _ = trained_by(tmp_path / "part", 2, *options, "--max_epochs", 1, "--test", "false")
+    trained_by(tmp_path / "part", 2, "--resume", run, "--max_epochs", 2)
+    mine, other = weights_of(run), weights_of(whole)
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_a_run_goes_on_with_other_numbers_of_devices(tmp_path: Path, alone: Path) -> None:
+    """In the middle of an epoch too; with dropout off it ends where one process ends."""
+    run, _ = trained_by(tmp_path, 3, "--dropout", "[0,0,0]", "--max_epochs", 3, "--test", "false")
+    trained_by(tmp_path, 2, "--resume", run, "--max_epochs", 4, "--test", "false")
+    trained_by(tmp_path, 1, "--resume", run, "--max_epochs", 5)
+    assert close(run, alone)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_each_test_image_counts_once(tmp_path: Path, program: Program, world_size: int) -> None:
+    """200 images in batches of 50: three processes have 17, 17 and 16 of each."""
+    run, _ = small_run(program, tmp_path / "logs", "--precision", "32-true")
+    before, predictions = metrics_of(run), np.load(run / PREDICTIONS)
+    (run / PREDICTIONS).unlink()
+    arguments = ["--run", run, "--devices", world_size, "--accelerator", "cpu"]
+    statuses, outputs = run_ranks(tmp_path, evaluate, arguments, world_size=world_size)
+    assert statuses == [0] * world_size, outputs
+    after, again = metrics_of(run), np.load(run / PREDICTIONS)
+    assert [after[name] for name in ("n", *METRIC_NAMES)] == [before[name] for name in ("n", *METRIC_NAMES)]
+    assert np.array_equal(again["labels"], predictions["labels"])
+    assert np.allclose(again["probs"], predictions["probs"], atol=1e-6)
+    assert "200 images" in outputs[0]
+
+
+def pad_the_shares() -> None:
+    """As Lightning's own sampler has it: equal shares, made so by images that are counted twice."""
+
+    def padded(self: Batches) -> Any:
+        sampler = DistributedSampler(range(len(self.split.labels)), self.world_size, self.rank, shuffle=False)
+        return tuple(torch.tensor(list(sampler)).split(50))
+
+    def shares(self: Batches) -> Any:
+        from fmnist_lightning.batches import Batch
+
+        images, labels = self.split
+        return (Batch(images[part], labels[part], part, len(part)) for part in padded(self))
+
+    Batches.__iter__ = shares  # type: ignore[method-assign]
+
+
+def test_a_sampler_that_repeats_images_is_found_out(tmp_path: Path, trained: Path) -> None:
+    """The negative control: 200 images become 201 for three processes; two hide it."""
+    options = ["--run", trained, "--accelerator", "cpu", "--devices"]
+    _, outputs = run_ranks(tmp_path / "3", evaluate, [*options, 3], world_size=3, before=pad_the_shares)
+    assert "the figures are of 201 images, 200 of them different; expected 200" in outputs[0]
+    assert not (trained / "metrics.json").exists()
+    statuses, outputs = run_ranks(tmp_path / "2", evaluate, [*options, 2], world_size=2, before=pad_the_shares)
+    assert statuses == [0, 0], outputs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", 64], "--devices 64 is more than 4 processes a core"),
+        (["--num_nodes", 2], "--num_nodes 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment"),
+    ],
+)
+def test_what_cannot_be_started_is_refused(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    status, output = program(train, *SMALL, "--log_dir", tmp_path / "logs", *arguments)
+    assert (status, message in output) == (1, True), output
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", 1], "--num_nodes 1 is 1 processes, and 2 were started: give --devices and --num_nodes as"),
+        (["--devices", 2, "--model", "compact"], "--model compact has batch norm"),
+        (["--devices", 2, "--batch_size", 1], "540 images in batches of --batch_size 1 make one of 1, which can't be"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_by_name(tmp_path: Path, arguments: list[object], message: str) -> None:
+    statuses, outputs = run_ranks(tmp_path, train, [*SMALL, "--log_dir", tmp_path / "logs", *arguments], world_size=2)
+    assert statuses == [1, 1], outputs
+    assert message in outputs[0] + outputs[1]
+
+
+def test_metrics_are_those_of_all_processes_once(tmp_path: Path, alone: Path) -> None:
+    """torchmetrics would exchange what was exchanged before, and count each image as often as there are processes."""
+    module = Classifier()
+    collections = (module.train_metrics, module.val_metrics, module.test_metrics)
+    assert not any(metric.sync_on_compute for collection in collections for metric in collection.values())
+    assert json.loads((alone / "metrics.json").read_text())["n"] == 200

@@ -1,0 +1,135 @@
+"""Processes that one command starts end together, with the message and the status of the one that failed first."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import metrics_of
+from several import ROOT, ranks_of, started, wait_for
+from small_train import FAILING
+
+from fmnist_lightning.checkpoint import read_checkpoint
+from fmnist_lightning.launching import WHAT_REMAINS, count_devices, processes_to_launch, rendezvous
+from fmnist_lightning.ranks import Rank, launched
+
+TRAIN = ROOT / "tests" / "small_train.py"
+OPTIONS = ["--dataset", "drawn", "--batch_size", 50, "--accelerator", "cpu", "--log_dir", "logs"]
+LONG = ["--max_epochs", 10_000]
+SECONDS_TO_END = 15  # of the others, once one has died; a rank alone needs a part of a second
+
+
+def begun(folder: Path) -> Callable[[], bool]:
+    return (folder / "logs" / "version_0" / "checkpoints" / "last.ckpt").exists
+
+
+def ended(processes: list[int]) -> Callable[[], bool]:
+    return lambda: not any(Path(f"/proc/{process}").exists() for process in processes)
+
+
+def last_line(output: str) -> str:
+    return output.strip().splitlines()[-1]
+
+
+def test_a_killed_process_takes_the_others_down_and_the_run_goes_on_with_another_number(tmp_path: Path) -> None:
+    with started(sys.executable, TRAIN, *OPTIONS, *LONG, "--devices", 3, cwd=tmp_path) as program:
+        wait_for(begun(tmp_path))
+        ranks = ranks_of(program.pid)
+        assert len(ranks) == 3
+        os.kill(ranks[1], signal.SIGKILL)
+        output, _ = program.communicate(timeout=SECONDS_TO_END)
+        assert ended(ranks)()
+    assert program.returncode == 137, output
+    assert last_line(output) == (f"error: process 2 of 3 was killed by SIGKILL, the others were ended; {WHAT_REMAINS}")
+    checkpoint = tmp_path / "logs" / "version_0" / "checkpoints" / "last.ckpt"
+    epoch = read_checkpoint(checkpoint)["epoch"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, TRAIN]
+    with started(
+        *torchrun, *OPTIONS, "--resume", "last", "--devices", 2, "--max_epochs", epoch + 2, cwd=tmp_path
+    ) as again:
+        output, _ = again.communicate(timeout=100)
+    assert again.returncode == 0, output
+    assert read_checkpoint(checkpoint)["epoch"] == epoch + 1
+    assert metrics_of(tmp_path / "logs" / "version_0")["n"] == 200
+    assert output.count("run folder:") == 1
+
+
+def test_the_failing_process_has_the_last_word(tmp_path: Path) -> None:
+    options = [*OPTIONS, *LONG, "--devices", 2]
+    with started(sys.executable, TRAIN, *options, cwd=tmp_path, **{FAILING: "1"}) as program:
+        output, _ = program.communicate(timeout=100)
+    assert (program.returncode, last_line(output)) == (1, "error: this rank's own message (process 2 of 2)"), output
+    assert "Traceback" not in output
+    assert output.count("this rank's own message") == 1
+
+
+def test_sigterm_saves_once_and_a_killed_starter_leaves_nothing_behind(tmp_path: Path) -> None:
+    with started(sys.executable, TRAIN, *OPTIONS, *LONG, "--devices", 2, cwd=tmp_path) as program:
+        wait_for(begun(tmp_path))
+        program.terminate()
+        output, _ = program.communicate(timeout=SECONDS_TO_END)
+    assert program.returncode == 143, output
+    assert output.count("to go on: python scripts/train.py --resume logs/version_0") == 1
+    assert last_line(output) == "saved; to go on: python scripts/train.py --resume logs/version_0"
+    checkpoint = tmp_path / "logs" / "version_0" / "checkpoints" / "last.ckpt"
+    saved = checkpoint.stat().st_mtime
+    with started(sys.executable, TRAIN, *OPTIONS, *LONG, "--resume", "last", "--devices", 2, cwd=tmp_path) as program:
+        wait_for(lambda: checkpoint.stat().st_mtime > saved)
+        ranks = ranks_of(program.pid)
+        program.kill()
+        wait_for(ended(ranks), SECONDS_TO_END)
+    assert read_checkpoint(checkpoint)["global_step"] > 0
+
+
+def test_two_machines_without_a_common_file_system_train_together(tmp_path: Path) -> None:
+    """Each with a folder of its own: the run is on the first, whose node has its console."""
+    from several import free_port
+
+    places = [tmp_path / name for name in ("first", "second")]
+    for place in places:
+        place.mkdir()
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    options = [*OPTIONS, "--max_epochs", 2, "--num_nodes", 2, "--devices", 1]
+    with (
+        started(sys.executable, TRAIN, *options, cwd=places[0], NODE_RANK="0", **common) as first,
+        started(sys.executable, TRAIN, *options, cwd=places[1], NODE_RANK="1", **common) as second,
+    ):
+        outputs = [one.communicate(timeout=100)[0] for one in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert metrics_of(places[0] / "logs" / "version_0")["n"] == 200
+    assert "run folder: logs/version_0" in outputs[0]
+    assert outputs[1] == ""
+    assert not list(places[1].rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, None),
+        ({"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}, None),  # some other program's
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}, Rank(2, 3, 0)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "j"}, Rank(3, 4, 1)),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "j"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "bash"}, None),
+    ],
+)
+def test_a_process_knows_its_rank_from_its_launcher(environment: dict[str, str], rank: Rank | None) -> None:
+    assert launched(environment) == rank
+
+
+def test_one_device_needs_no_other_process() -> None:
+    assert processes_to_launch("cpu", 1, 1, "auto") == 0
+    assert processes_to_launch("cpu", "1", 1, "auto") == 0
+    assert processes_to_launch("cpu", 1, 1, "ddp") == 1
+    assert processes_to_launch("cpu", 2, 1, "auto") == 2
+    assert processes_to_launch("cpu", 1, 2, "auto") == 1
+    assert count_devices("cpu", "auto") == 1
+    assert count_devices("cpu", "nonsense") == 1  # which resolve_devices refuses
+
+
+def test_machines_meet_where_the_environment_says() -> None:
+    told = rendezvous(2, {"MASTER_ADDR": "node7", "MASTER_PORT": "4711", "NODE_RANK": "1"})
+    assert (told["rdzv_endpoint"], told["rdzv_configs"]) == ("node7:4711", {"rank": 1})
+    assert rendezvous(1)["rdzv_endpoint"].endswith(":0")  # whatever port is free
