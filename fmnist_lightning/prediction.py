@@ -1,54 +1,36 @@
 """Classes of people's own pictures. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
-import csv
-import io
-import json
 import os
 import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
+from fmnist_lightning.bulk import BulkOptions, predict_into
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
+from fmnist_lightning.rows import FORMATS, printable, rows_of
 from fmnist_lightning.training import Accelerator
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from fmnist_lightning.inference import PictureClassifier
-    from fmnist_lightning.sources import Fault, Picture, Result
+    from fmnist_lightning.sources import Picture, Result
 
     TopK = int
 else:
     TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 10)])
 
 FEW = 20  # files that need no progress bar
-WIDTH = 11  # of the longest class name
 MAX_NAME = 100  # characters of a picture's name that its input's file keeps; file systems take 255 bytes
-
-
-class Candidate(NamedTuple):
-    """A class that an image may be of."""
-
-    label: int
-    name: str
-    prob: float
-
-
-class Row(NamedTuple):
-    """What is printed of an image."""
-
-    file: str
-    candidates: Sequence[Candidate]  # the most probable first
-    dataset: str  # that the net was trained on
 
 
 def predict(
@@ -61,6 +43,9 @@ def predict(
     invert: Literal["auto", "always", "never"] = "auto",
     save_inputs: str | None = None,
     tta: bool = False,
+    output: str | None = None,
+    devices: PositiveInt = 1,
+    share: str | None = None,
     accelerator: Accelerator = "auto",
     log_dir: str = LOG_DIR,
 ) -> None:
@@ -76,11 +61,22 @@ def predict(
         invert: The net knows light garments on dark. auto inverts pictures whose corners are bright; always; never.
         save_inputs: Folder to write the 28 x 28 pixels to that the net sees, a PNG file each, numbered.
         tta: Test-time augmentation: average over each picture and its mirror image.
+        output: Folder to write rows into, a file for each process, in place of standard output. The same command goes
+            on after a kill, and scripts/join.py makes one file of them. Needs --format json or csv.
+        devices: With --output, how many processes share the pictures, on a GPU each where there are GPUs.
+        share: With --output, the share of the pictures that this process does, such as 2/3, where none of torchrun,
+            srun and --devices says it.
         accelerator: Where to compute.
         log_dir: Folder of the run folders version_N.
     """
+    options = locals()
+    if output is not None:
+        predict_into(BulkOptions(**{name: options[name] for name in BulkOptions._fields}))
+        return
+    if devices > 1 or share:
+        raise UserError("--devices and --share need --output FOLDER, where each process writes a file of its own")
     from fmnist_lightning.inference import load_classifier
-    from fmnist_lightning.sources import read_all
+    from fmnist_lightning.sources import expand_all, read_all
 
     check_save_folder(save_inputs, images)
     classify = load_classifier(weights, device=accelerator, batch_size=batch_size, tta=tta, log_dir=log_dir)
@@ -89,7 +85,7 @@ def predict(
         with progress_bar(images) as bar, warnings.catch_warnings():
             # Of damaged EXIF data and the like, without a file's name. A bomb is refused by this project's own message.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            results = counted(read_all(names_of(images), invert), bar)
+            results = counted(read_all(expand_all(images), invert), bar)
             faults, total = write_rows(results, classify, format, top_k, save_inputs)
     except BrokenPipeError:  # what reads the output has enough, `head` for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush, at exit, fails again
@@ -119,23 +115,15 @@ def warn_of_stand_in(card: dict[str, Any]) -> None:
         print(f"WARNING: trained on the {DATASET_NAMES['drawn']}; it knows no photographs", file=sys.stderr)
 
 
-def names_of(images: Iterable[str]) -> "Iterator[str | Fault]":
-    """The files that all arguments mean, one after the other."""
-    from fmnist_lightning.sources import expand
-
-    for image in images:
-        yield from expand(image)
-
-
 def progress_bar(images: list[str]) -> "tqdm":
     """A bar on the terminal, where there are many files to come and the results don't scroll there themselves."""
     from tqdm import tqdm
 
-    from fmnist_lightning.sources import IDX_NAME
+    from fmnist_lightning.sources import IDX_NAME, expand_all
 
     if not sys.stderr.isatty() or sys.stdout.isatty():
         return tqdm(disable=True)
-    has_many = Counter(bool(IDX_NAME.search(str(name))) for name in names_of(images))
+    has_many = Counter(bool(IDX_NAME.search(str(name))) for name in expand_all(images))
     total = None if has_many[True] else has_many[False]
     return tqdm(total=total, unit=" pictures", disable=total is not None and total <= FEW)
 
@@ -173,18 +161,6 @@ def write_rows(
     return faults, total
 
 
-def rows_of(pictures: "Sequence[Picture]", classify: "PictureClassifier", top_k: int) -> Iterator[Row]:
-    """The rows of a batch; none for none."""
-    import numpy as np
-
-    if not pictures:
-        return
-    prediction = classify(np.stack([picture.image for picture in pictures]))
-    for picture, top in zip(pictures, prediction.top(top_k), strict=True):
-        candidates = [Candidate(label, prediction.classes[label], prob) for label, prob in top]
-        yield Row(picture.name, candidates, str(classify.card["dataset"]))
-
-
 def save_images(pictures: "Sequence[Picture]", folder: Path, start: int) -> None:
     """Write each image as FOLDER/NUMBER_NAME.png; the number, from `start`, keeps equal names apart."""
     from PIL import Image
@@ -199,57 +175,6 @@ def save_images(pictures: "Sequence[Picture]", folder: Path, start: int) -> None
             Image.fromarray(picture.image).save(file, "PNG")
 
 
-def table_header(top_k: int) -> str:
-    return "  ".join([f"{'class':<{WIDTH}} probability"] * top_k) + "  picture\n"
-
-
-def table_line(row: Row) -> str:
-    columns = [f"{candidate.name:<{WIDTH}} {candidate.prob:>11.2%}" for candidate in row.candidates]
-    mark = ["(DRAWN)"] if row.dataset == "drawn" else []
-    # The name comes last: its width is not known beforehand, and pictures are not waited for.
-    return "  ".join([*columns, *mark, printable(row.file)]) + "\n"
-
-
-def json_header(_: int) -> str:
-    return ""
-
-
-def json_line(row: Row) -> str:
-    """An object with all that is known; in ASCII, so that any name of a file comes through."""
-    top = [as_fields(candidate) for candidate in row.candidates]
-    return json.dumps({"file": row.file, **top[0], "top": top, "dataset": row.dataset}) + "\n"
-
-
-def csv_header(top_k: int) -> str:
-    suffixes = ["", *(f"_{place}" for place in range(2, top_k + 1))]
-    names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "class", "probability")]
-    return csv_text(["file", *names, "dataset"])
-
-
-def csv_line(row: Row) -> str:
-    values = [value for candidate in row.candidates for value in as_fields(candidate).values()]
-    return csv_text([row.file, *values, row.dataset])
-
-
-def csv_text(values: Iterable[Any]) -> str:
-    text = io.StringIO()
-    # Python 3.11.7 quotes only what ends lines, and a carriage return in a name would begin a row (gh-67044).
-    csv.writer(text, lineterminator="\r\n").writerow(values)
-    return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def as_fields(candidate: Candidate) -> dict[str, Any]:
-    """In the words of the output; a millionth is far below what a probability of a net is worth."""
-    return {"label": candidate.label, "class": candidate.name, "probability": round(candidate.prob, 6)}
-
-
-FORMATS: dict[str, tuple[Callable[[int], str], Callable[[Row], str]]] = {
-    "table": (table_header, table_line),
-    "json": (json_header, json_line),
-    "csv": (csv_header, csv_line),
-}
-
-
 def say(text: str) -> None:
     """Write to standard output at once. What its encoding lacks, names that are no text for one, is escaped."""
     encoding = sys.stdout.encoding or "utf-8"
@@ -261,10 +186,3 @@ def complain(text: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """One line that does nothing to a terminal: control characters and such are escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

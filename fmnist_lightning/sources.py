@@ -65,6 +65,12 @@ def expand(name: str) -> Iterator[str | Fault]:
         yield Fault(name, explain(name, error))
 
 
+def expand_all(names: Iterable[str]) -> Iterator[str | Fault]:
+    """The files that all names mean, one name's after the other's."""
+    for name in names:
+        yield from expand(name)
+
+
 def matches(pattern: str) -> Iterator[str | Fault]:
     """The files that a pattern means; `**` stands for folders in folders."""
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, which takes no pattern that begins with /

@@ -11,7 +11,7 @@ import pytest
 from conftest import Program
 from test_prediction import CPU, GARMENTS, IDX, files, shop
 
-from fmnist_lightning import prediction, sources
+from fmnist_lightning import sources
 from fmnist_lightning.prediction import FEW, predict, progress_bar
 
 __all__ = ["shop"]  # a fixture, which each test here uses
@@ -30,7 +30,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(sources, "open_searchable", lambda name: io.BytesIO(b"picture"))
     monkeypatch.setattr(sources, "read_picture", read_picture)
-    monkeypatch.setattr(prediction, "names_of", lambda _: (f"{number}.png" for number in range(2000)))
+    monkeypatch.setattr(sources, "expand_all", lambda _: (f"{number}.png" for number in range(2000)))
     return counts
 
 
@@ -41,7 +41,7 @@ def test_memory_is_that_of_two_batches_however_many_pictures(program: Program, a
 
 
 def test_the_count_of_living_pictures_would_tell(alive: list[int]) -> None:
-    kept = list(sources.read_all(prediction.names_of([])))
+    kept = list(sources.read_all(sources.expand_all([])))
     assert len(kept) == max(alive) == 2000
 
 

@@ -21,8 +21,9 @@ from fmnist_lightning.data import CLASSES
 from fmnist_lightning.drawn import draw
 from fmnist_lightning.images import load_picture
 from fmnist_lightning.inference import load_classifier
-from fmnist_lightning.prediction import FORMATS, Candidate, Row, predict, say
+from fmnist_lightning.prediction import predict, say
 from fmnist_lightning.pretrained import Pretrained, load_pretrained, save_pretrained
+from fmnist_lightning.rows import FORMATS, Candidate, Row
 
 ROOT = Path(__file__).parent.parent
 CPU = ("--accelerator", "cpu")

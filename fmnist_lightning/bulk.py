@@ -1,0 +1,166 @@
+"""Prediction into a folder: by several processes, resumable; shares.py says how. Heavy imports are in the functions."""
+
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.launching import launch
+from fmnist_lightning.ranks import Rank, launched
+from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of
+
+if TYPE_CHECKING:
+    from fmnist_lightning.inference import PictureClassifier
+    from fmnist_lightning.shares import Share
+    from fmnist_lightning.sources import Result
+
+RESTARTS = 2  # of all processes, when one is killed
+
+
+class BulkOptions(NamedTuple):
+    """Those of `predict` that matter here."""
+
+    images: list[str]
+    weights: str
+    format: str
+    top_k: int
+    batch_size: int
+    invert: Any
+    save_inputs: str | None
+    tta: bool
+    output: str
+    devices: int
+    share: str | None
+    accelerator: str
+    log_dir: str
+
+
+def predict_into(options: BulkOptions) -> None:
+    """Write the rows of this process's share; of all shares, where `options.devices` processes are to be started.
+
+    Raises UserError where something is in the way, or, by whoever started it all, where a picture could not be read.
+    """
+    check(options)
+    place = launched()
+    if place is None and options.devices > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.devices)))
+        launch(options.devices, restarts=RESTARTS)
+        report(options, every=True)
+        return
+    share = share_of_process(options, place)
+    write_share(options, share, place)
+    if place is None:  # else who started the processes tells, or scripts/join.py, and a fault must not end the others
+        report(options, every=False)
+
+
+def check(options: BulkOptions) -> None:
+    """Raise UserError where options don't go with a folder of parts."""
+    if options.format not in PART_FORMATS:
+        raise UserError(f"--output needs --format json or csv, not {options.format}")
+    if "-" in options.images:
+        raise UserError("standard input can't be shared or read again: --output needs files")
+    if options.save_inputs:
+        raise UserError("--save_inputs does not go with --output: what the net sees is numbered by one process")
+    if options.share and options.devices > 1:
+        raise UserError(
+            f"--share {options.share} is that of one process: take either it or --devices {options.devices}"
+        )
+    for image in options.images:
+        if Path(image).is_dir() and Path(options.output).resolve().is_relative_to(Path(image).resolve()):
+            raise UserError(f"--output {options.output} lies in {image}, which is read: name another folder")
+
+
+def share_of_process(options: BulkOptions, place: Rank | None) -> "Share":
+    from fmnist_lightning.shares import Share, parse_share
+
+    if place:
+        return Share(place.rank + 1, place.world_size)
+    return parse_share(options.share) if options.share else Share(1, 1)
+
+
+def write_share(options: BulkOptions, share: "Share", place: Rank | None) -> None:
+    """Go on with this share's part to its end."""
+    from fmnist_lightning.inference import load_classifier
+    from fmnist_lightning.shares import Part, agree_on_plan, left, listing, rows_in, share_of
+    from fmnist_lightning.sources import expand_all, read_all
+
+    classify = load_classifier(
+        options.weights,
+        device=device_name(options.accelerator, place),
+        batch_size=options.batch_size,
+        tta=options.tta,
+        log_dir=options.log_dir,
+    )
+    folder, plan = Path(options.output), plan_of(options, classify, share, listing(expand_all(options.images)))
+    agree_on_plan(folder, plan)
+    style = PART_FORMATS[options.format]
+    part = Part(folder, share, options.format, style.header(options.top_k))
+    with part.claimed(), warnings.catch_warnings():
+        # Of damaged EXIF data and the like, without a file's name.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        if part.path.exists():
+            return
+        with part.opened():
+            names = share_of(expand_all(options.images), share, plan["files"])
+            names, skipped = left(names, rows_in(part.partial, options.format), part.partial)
+            results = islice(read_all(names, options.invert), skipped, None)
+            for text in texts(results, classify, style, options.top_k):
+                part.write(text)
+        part.finish()
+
+
+def plan_of(
+    options: BulkOptions, classify: "PictureClassifier", share: "Share", files: dict[str, Any]
+) -> dict[str, Any]:
+    """What all processes, and those that go on, must have in common."""
+    kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
+    return {**files, "shares": share.total, **kept, "weights": digest_of(classify)}
+
+
+def digest_of(classify: "PictureClassifier") -> str:
+    """The SHA-256 of a net's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in classify.net.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def device_name(accelerator: str, place: Rank | None) -> str:
+    """The accelerator; where there are several GPUs, that of this process."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if place is None or gpus < 2 or accelerator not in ("auto", "gpu", "cuda"):
+        return accelerator
+    return f"cuda:{place.local_rank % gpus}"
+
+
+def texts(results: "Iterator[Result]", classify: "PictureClassifier", style: PartFormat, top_k: int) -> Iterator[str]:
+    """The rows of each batch, in the order of the results."""
+    from fmnist_lightning.sources import Fault, Picture
+
+    while chunk := list(islice(results, classify.batch_size)):
+        rows = rows_of([result for result in chunk if isinstance(result, Picture)], classify, top_k)
+        yield "".join(
+            style.fault(result.name, result.reason, top_k) if isinstance(result, Fault) else style.line(next(rows))
+            for result in chunk
+        )
+
+
+def report(options: BulkOptions, *, every: bool) -> None:
+    """Name what could not be read, in all parts or in this process's; raise UserError where there is such."""
+    from fmnist_lightning.shares import Share, name_faults, read_plan
+
+    folder = Path(options.output)
+    plan = read_plan(folder)
+    shares: Sequence[Share] = [Share(number, plan["shares"]) for number in range(1, plan["shares"] + 1)]
+    if not every:
+        shares = [share_of_process(options, None)]
+    print(f"written: {folder}, {plan['files']:,} files in {plan['shares']} parts", file=sys.stderr)
+    if faults := name_faults((folder / share.part(options.format) for share in shares), options.format):
+        raise UserError(f"{faults:,} of the pictures could not be read")

@@ -1,0 +1,274 @@
+"""predict.py --output: each file once, whatever is killed; a part for each process; one file of them in the end."""
+
+import csv
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Program
+from PIL import Image
+from several import ROOT, ranks_of, run_ranks, started, wait_for
+
+from fmnist_lightning import bulk, shares
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.joining import join
+from fmnist_lightning.prediction import predict
+from fmnist_lightning.shares import Share, parse_share
+
+KINDS = ["json", "csv"]
+IDX = "t10k-images-idx3-ubyte"
+NAMES = ["a.png", "b,c.png", 'quo"te.png', "two\nlines.png", "\udcff.png", "broken.png", "z.png"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Seven files, one of them damaged, with all that a name may hold, and an IDX file of five images."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, name in enumerate(NAMES):
+        picture = np.full((40, 40), 255, np.uint8)
+        picture[10:30, 10 : 20 + number] = 99
+        Image.fromarray(picture).save(folder / "new.png")
+        (folder / "new.png").rename(folder / name)
+    (folder / "broken.png").write_bytes(b"not a picture")
+    images = np.zeros((5, 28, 28), np.uint8)
+    header = bytes([0, 0, 8, 3]) + np.array(images.shape, ">i4").tobytes()
+    (folder / IDX).write_bytes(header + images.tobytes())
+    return folder
+
+
+def options(pictures: Path, folder: Path, kind: str = "json", *more: object) -> list[object]:
+    return [pictures, "--output", folder, "--format", kind, "--batch_size", 2, "--accelerator", "cpu", *more]
+
+
+def rows(path: Path, kind: str) -> list[dict[str, str]]:
+    if kind == "json":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_rows(first: bytes, second: bytes) -> bool:
+    """Whether all is equal but the last digit of probabilities, which a batch of another size may change."""
+    probability = re.compile(rb"0\.\d{4,6}")
+    mine, other = (np.array([float(one) for one in probability.findall(text)]) for text in (first, second))
+    return probability.sub(b"", first) == probability.sub(b"", second) and np.allclose(mine, other, atol=2e-6)
+
+
+@pytest.fixture
+def whole(program: Program, pictures: Path, tmp_path: Path) -> Callable[[str], bytes]:
+    """The one part of a prediction by one process."""
+
+    def predicted(kind: str) -> bytes:
+        folder = tmp_path / f"whole_{kind}"
+        if not folder.exists():
+            status, output = program(predict, *options(pictures, folder, kind))
+            assert status == 1, output
+            assert "1 of the pictures could not be read" in output
+        return (folder / Share(1, 1).part(kind)).read_bytes()
+
+    return predicted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_has_a_row_for_each_image_and_each_fault(
+    pictures: Path, whole: Callable[[str], bytes], tmp_path: Path, kind: str
+) -> None:
+    whole(kind)
+    told = rows(tmp_path / f"whole_{kind}" / Share(1, 1).part(kind), kind)
+    assert len(told) == 7 + 5
+    assert [row["file"] for row in told if row.get("error")] == [str(pictures / "broken.png")]
+    assert [row["file"] for row in told if "idx" in row["file"]] == [f"{pictures / IDX}[{index}]" for index in range(5)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("world_size", [2, 3, 9])
+def test_shares_joined_are_what_one_process_writes(
+    program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], bytes], world_size: int, kind: str
+) -> None:
+    """Also where there are more processes than files."""
+    for number in range(1, world_size + 1):
+        program(predict, *options(pictures, tmp_path / "parts", kind, "--share", f"{number}/{world_size}"))
+    status, output = program(join, "--folder", tmp_path / "parts", "--file", tmp_path / "joined")
+    assert status == 0, output
+    assert same_rows((tmp_path / "joined").read_bytes(), whole(kind))
+    assert "12 rows of 8 files" in output
+    assert "broken.png: " in output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_that_was_killed_after_any_byte_goes_on(
+    program: Program,
+    pictures: Path,
+    tmp_path: Path,
+    whole: Callable[[str], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """Each cut of the file that a kill may leave; no image is classed twice."""
+    classed: list[int] = []
+    rows_of = bulk.rows_of
+    monkeypatch.setattr(bulk, "rows_of", lambda chosen, *rest: classed.append(len(chosen)) or rows_of(chosen, *rest))
+    content, folder = whole(kind), tmp_path / f"whole_{kind}"
+    part = folder / Share(1, 1).part(kind)
+    read = shares.rows_in
+    for size in range(0, len(content), 127):
+        part.unlink()
+        partial = part.with_name(part.name + shares.PARTIAL)
+        partial.write_bytes(content[:size])
+        before = len(list(read(partial, kind)))
+        classed.clear()
+        assert program(predict, *options(pictures, folder, kind))[0] == 1
+        assert same_rows(part.read_bytes(), content), size
+        assert sum(classed) + before in (11, 12), size  # the broken file is among those before, or not
+
+
+def test_another_process_on_the_same_share_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    part = shares.Part(tmp_path / "parts", Share(1, 1), "json", "")
+    part.path.parent.mkdir()
+    with part.claimed():
+        (tmp_path / "parts" / shares.PLAN).write_text("{}")
+        status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert status == 1
+    assert "was begun with another plan" in output
+    (tmp_path / "parts" / shares.PLAN).unlink()
+    with part.claimed():
+        status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert status == 1
+    assert "another process writes" in output
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--top_k", 3], "top_k 1, now 3"),
+        (["--share", "1/2"], "shares 1, now 2"),
+        (["--tta", "true"], "tta False, now True"),
+        (["--invert", "never"], "invert auto, now never"),
+    ],
+)
+def test_what_would_make_other_rows_is_refused(
+    program: Program, pictures: Path, tmp_path: Path, changed: list[object], message: str
+) -> None:
+    assert program(predict, *options(pictures, tmp_path / "parts"))[0] == 1
+    status, output = program(predict, *options(pictures, tmp_path / "parts", "json", *changed))
+    assert (status, message in output) == (1, True), output
+
+
+def test_a_list_that_has_changed_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    assert program(predict, *options(pictures, tmp_path / "parts"))[0] == 1
+    (pictures / "new.png").write_bytes(b"")
+    status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert (status, "files 8, now 9" in output) == (1, True), output
+
+
+def test_parts_that_are_missing_are_not_joined(program: Program, pictures: Path, tmp_path: Path) -> None:
+    program(predict, *options(pictures, tmp_path / "parts", "csv", "--share", "2/3"))
+    status, output = program(join, "--folder", tmp_path / "parts", "--file", tmp_path / "joined")
+    assert status == 1
+    assert "2 of 3 parts are still to be written, the first of them part-00001-of-00003.csv" in output
+    assert not (tmp_path / "joined").exists()
+    status, output = program(join, "--folder", tmp_path, "--file", tmp_path / "joined")
+    assert (status, "plan.json is missing" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "table"], "--output needs --format json or csv, not table"),
+        (["--save_inputs", "x"], "--save_inputs does not go with --output"),
+        (["--share", "1/2", "--devices", 2], "take either it or --devices 2"),
+        (["--share", "3/2"], "--share 3/2 is no share"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    program: Program, pictures: Path, tmp_path: Path, arguments: list[object], message: str
+) -> None:
+    status, output = program(predict, *options(pictures, tmp_path / "parts"), *arguments)
+    assert (status, message in output) == (1, True), output
+
+
+def test_output_among_the_pictures_and_pipes_are_refused(program: Program, pictures: Path) -> None:
+    assert "lies in" in program(predict, *options(pictures, pictures / "parts"))[1]
+    assert "standard input can't be shared" in program(predict, "-", "--output", "x", "--format", "csv")[1]
+    assert "need --output FOLDER" in program(predict, pictures, "--devices", 2)[1]
+
+
+def test_a_folder_of_something_else_is_left_alone(program: Program, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    status, output = program(predict, *options(pictures, tmp_path / "mine"))
+    assert (status, "holds something else" in output) == (1, True)
+    assert [path.name for path in (tmp_path / "mine").glob("[!.]*")] == ["letter.txt"]
+
+
+def test_shares_are_the_list_and_differ_by_one_at_most() -> None:
+    for files in (0, 1, 7, 100):
+        for total in (1, 2, 3, 11):
+            bounds = [Share(number, total).of(files) for number in range(1, total + 1)]
+            assert [index for start, end in bounds for index in range(start, end)] == list(range(files))
+            assert max(end - start for start, end in bounds) - min(end - start for start, end in bounds) <= 1
+    assert parse_share("2/3") == Share(2, 3)
+    for wrong in ("2", "0/3", "4/3", "a/b", "1/2/3", ""):
+        with pytest.raises(UserError, match="is no share"):
+            parse_share(wrong)
+
+
+def test_a_damaged_part_is_named(
+    program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], bytes]
+) -> None:
+    part = tmp_path / "whole_json" / Share(1, 1).part("json")
+    lines = whole("json").splitlines(keepends=True)
+    partial = part.with_name(part.name + shares.PARTIAL)
+    for content, message in (
+        (lines[1], "has .* where the list has"),
+        (b"[]\n", "is damaged in row 1"),
+        (b"".join(lines) + lines[0], "behind the end of its share"),
+    ):
+        part.unlink(missing_ok=True)
+        partial.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            bulk.write_share(bulk_options(pictures, tmp_path / "whole_json"), Share(1, 1), None)
+
+
+def bulk_options(pictures: Path, folder: Path) -> bulk.BulkOptions:
+    return bulk.BulkOptions(
+        [str(pictures)], "packaged", "json", 1, 2, "auto", None, False, str(folder), 1, None, "cpu", "lightning_logs"
+    )
+
+
+def test_ranks_take_shares_by_what_their_launcher_says(
+    pictures: Path, tmp_path: Path, whole: Callable[[str], bytes]
+) -> None:
+    """A file that can't be read ends none of them: its row says so, and joining names it."""
+    statuses, outputs = run_ranks(tmp_path, predict, options(pictures, tmp_path / "parts", "csv"), world_size=3)
+    assert statuses == [0, 0, 0], outputs
+    parts = sorted((tmp_path / "parts").glob("part-*"))
+    contents = [part.read_bytes() for part in parts]
+    header = contents[0].splitlines(keepends=True)[0]
+    assert same_rows(contents[0] + b"".join(content.removeprefix(header) for content in contents[1:]), whole("csv"))
+
+
+def test_a_killed_process_is_started_again_and_each_file_has_its_row(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    Image.fromarray(np.arange(10_000, dtype=np.uint8).reshape(100, 100)).save(folder / "0000.png")
+    for number in range(1, 1500):
+        os.link(folder / "0000.png", folder / f"{number:04d}.png")
+    words = [sys.executable, ROOT / "scripts" / "predict.py", folder, "--output", tmp_path / "parts"]
+    with started(*words, "--format", "csv", "--devices", 3, "--batch_size", 20, "--accelerator", "cpu") as program:
+        [begun, *_] = wait_for(
+            lambda: [path for path in tmp_path.glob("parts/*.partial") if path.stat().st_size > 2000]
+        )
+        victim = ranks_of(program.pid)[int(begun.name[5:10]) - 1]
+        os.kill(victim, signal.SIGKILL)
+        output, _ = program.communicate(timeout=100)
+    assert program.returncode == 0, output
+    files = [row["file"] for part in sorted((tmp_path / "parts").glob("*.csv")) for row in rows(part, "csv")]
+    assert files == [str(folder / f"{number:04d}.png") for number in range(1500)]
