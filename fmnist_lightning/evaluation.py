@@ -31,6 +31,7 @@ from fmnist_lightning.training import Accelerator, Precision, Strategy
 if TYPE_CHECKING:
     import lightning as L
 
+    from fmnist_lightning.checkpoint import TrainingRecord
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.devices import Devices
     from fmnist_lightning.module import Answers, Classifier
@@ -125,7 +126,7 @@ def run_test_loop(
     The trainer has a `Predictions` callback, which writes predictions.npz. `ckpt` is as `find_checkpoint` takes it.
     Raises UserError where the checkpoint is damaged or another net's.
     """
-    from fmnist_lightning.checkpoint import load_weights, read_checkpoint
+    from fmnist_lightning.checkpoint import load_weights, read_checkpoint, training_record
     from fmnist_lightning.console import result_table
     from fmnist_lightning.distributed import told
     from fmnist_lightning.report import write_report
@@ -135,13 +136,14 @@ def run_test_loop(
     checkpoint = told(trainer.strategy, lambda: find_checkpoint(run, ckpt))
     content = told(trainer.strategy, lambda: read_checkpoint(checkpoint))
     load_weights(module, content, checkpoint)
+    trained = training_record(content)
     if tta:
         module.net = MirrorAveraged(module.net)
     [figures] = trainer.test(module, datamodule, verbose=False)
     count = len(datamodule.splits["test"].labels)
     check_counted_once(module.answers["test"], count)
     if trainer.is_global_zero:
-        metrics = test_record(trainer, module, datamodule, run, checkpoint, content, figures) | {"tta": tta}
+        metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, figures) | {"tta": tta}
         write_metrics(run, metrics)
         print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
         # Last: what goes wrong in it costs neither figures nor predictions.
@@ -166,7 +168,7 @@ def test_record(
     datamodule: "FashionMNISTDataModule",
     run: Path,
     checkpoint: Path,
-    content: dict[str, Any],
+    trained: "TrainingRecord",
     figures: Mapping[str, float],
 ) -> dict[str, Any]:
     """What metrics.json says of a test: its figures, and the training that they are of."""
@@ -175,7 +177,6 @@ def test_record(
     from fmnist_lightning.environment import environment
     from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
 
-    trained = training_record(content)
     checkpoint_epoch = trained.epochs
     last = run / CHECKPOINTS / LAST
     if last.exists():

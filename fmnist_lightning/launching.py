@@ -31,8 +31,10 @@ def launch(processes: int, *, num_nodes: int = 1, extra: Sequence[str] = (), res
     Each finds its rank in the environment. When one fails, the others are ended within seconds; up to `restarts` times
     all are then started anew. Raises ProcessFailedError with the last words and the status of the one that failed
     first; ReportedError at Ctrl-C and SIGTERM, which the processes get too; UserError where `num_nodes` is more than
-    one and the environment does not say where the others are.
+    one and the environment does not say where the others are, or where there is no script to run, as in a notebook.
     """
+    if not hasattr(sys.modules["__main__"], "__file__"):
+        raise UserError("several processes run a script each: start one, such as scripts/train.py, not from a notebook")
     meeting = rendezvous(num_nodes)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

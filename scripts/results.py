@@ -17,6 +17,7 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
     """
     from fmnist_lightning.records import add_record, read_records, results_table, update_document
     from fmnist_lightning.results_figure import write_results_figure
+    from fmnist_lightning.scaling import model_table, scaling_table
     from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
     from fmnist_lightning.torture import torture_table
 
@@ -34,9 +35,10 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
     for name, table in tables.items():
         update_document(ROOT / ("README.md" if name == "results" else "docs/speed.md"), name, table)
         print(f"{table}\n")
-    update_document(
-        ROOT / "docs" / "faults.md", "torture", torture_table(read_record(ROOT / "benchmarks" / "torture.json"))
-    )
+    benchmarks, docs = ROOT / "benchmarks", ROOT / "docs"
+    update_document(docs / "faults.md", "torture", torture_table(read_record(benchmarks / "torture.json")))
+    update_document(docs / "scale.md", "scaling", scaling_table(read_record(benchmarks / "scaling.json")))
+    update_document(docs / "scale.md", "model", model_table())
 
 
 if __name__ == "__main__":

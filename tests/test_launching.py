@@ -12,7 +12,8 @@ from several import ROOT, ranks_of, started, wait_for
 from small_train import FAILING
 
 from fmnist_lightning.checkpoint import read_checkpoint
-from fmnist_lightning.launching import WHAT_REMAINS, count_devices, processes_to_launch, rendezvous
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.launching import WHAT_REMAINS, count_devices, launch, processes_to_launch, rendezvous
 from fmnist_lightning.ranks import Rank, launched
 
 TRAIN = ROOT / "tests" / "small_train.py"
@@ -133,3 +134,9 @@ def test_machines_meet_where_the_environment_says() -> None:
     told = rendezvous(2, {"MASTER_ADDR": "node7", "MASTER_PORT": "4711", "NODE_RANK": "1"})
     assert (told["rdzv_endpoint"], told["rdzv_configs"]) == ("node7:4711", {"rank": 1})
     assert rendezvous(1)["rdzv_endpoint"].endswith(":0")  # whatever port is free
+
+
+def test_a_notebook_cannot_start_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    with pytest.raises(UserError, match="not from a notebook"):
+        launch(2)

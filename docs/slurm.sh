@@ -1,0 +1,18 @@
+#!/bin/bash
+# A training on two nodes with four GPUs each, a process for each GPU: sbatch docs/slurm.sh
+# Submit it from the project's folder, on a file system that all nodes share, after the data is there:
+# python scripts/train.py --fast_dev_run --accelerator cpu
+#SBATCH --job-name=fashion-mnist
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=00:30:00
+#SBATCH --signal=SIGTERM@60
+
+set -euo pipefail
+source .venv/bin/activate
+# A process that dies takes the others down. SIGTERM, a minute before the time is up, saves; --resume last goes on.
+srun --kill-on-bad-exit=1 \
+    python scripts/train.py --config recipes/seed.yaml --accelerator gpu \
+    --devices "$SLURM_NTASKS_PER_NODE" --num_nodes "$SLURM_JOB_NUM_NODES" --strategy ddp "$@"
