@@ -13,6 +13,8 @@ from fmnist_lightning.files import write_text
 from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL
 from fmnist_lightning.runs import METRICS, read_config
 
+TARGETS = (91.39, 92.5, 93, 94, 94.5, 95)  # of test accuracy, per cent; the first is the original's
+SEEDS = 5  # that must reach a target
 TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
 
 
@@ -72,6 +74,34 @@ def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
         commits = ", ".join(sorted({run["git"]["commit"][:7] for run in runs}))
         lines.append(f"| {recipe_name(recipe)} | {' | '.join(cells)} | {seeds} | {commits} |")
     return "\n".join(lines)
+
+
+def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
+    """A Markdown table: for each of TARGETS, the recipe that at least SEEDS of its seeds get there with soonest.
+
+    The time is the median of those seeds' whole trainings, validation and checkpoints included.
+    """
+    lines = [
+        "| test accuracy, per cent | recipe that gets there first | median time of training | seeds that get there |"
+    ]
+    lines.append("|---|---|---|---|")
+    for target in TARGETS:
+        reaching = {
+            recipe: [run["training_seconds"] for run in runs if round(100 * run["accuracy"], 2) >= target]
+            for recipe, runs in records.items()
+        }
+        medians = {recipe: statistics.median(times) for recipe, times in reaching.items() if len(times) >= SEEDS}
+        if not medians:
+            lines.append(f"| {target:g} | none yet | | |")
+            continue
+        first = min(medians, key=lambda recipe: medians[recipe])
+        counted = f"{len(reaching[first])} of {len(records[first])}"
+        lines.append(f"| {target:g} | {recipe_name(first)} | {duration(medians[first])} | {counted} |")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 def recipe_name(folder: str) -> str:

@@ -15,7 +15,7 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         add: Run folders to keep as records first, as a list: [lightning_logs/version_0, ...].
         recipe: The recipe that they were trained by.
     """
-    from fmnist_lightning.records import add_record, read_records, results_table, update_document
+    from fmnist_lightning.records import add_record, read_records, results_table, time_table, update_document
     from fmnist_lightning.results_figure import write_results_figure
     from fmnist_lightning.scaling import model_table, scaling_table
     from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
@@ -25,15 +25,16 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
     records = read_records(ROOT / "results")
     write_results_figure(records, ROOT / "results" / "public.yaml", ROOT / "docs" / "images" / "results.png")
+    readme = {"results": results_table(records), "time": time_table(records)}
     tables = {
-        "results": results_table(records),
+        **readme,
         "speed": speed_table(read_record(ROOT / "benchmarks" / "speed.json")),
         "trainer": trainer_table(read_record(ROOT / "benchmarks" / "trainer.json")),
         "startup": startup_table(read_record(ROOT / "benchmarks" / "startup.json")),
         "growth": growth_table(read_record(ROOT / "benchmarks" / "growth.json")),
     }
     for name, table in tables.items():
-        update_document(ROOT / ("README.md" if name == "results" else "docs/speed.md"), name, table)
+        update_document(ROOT / ("README.md" if name in readme else "docs/speed.md"), name, table)
         print(f"{table}\n")
     benchmarks, docs = ROOT / "benchmarks", ROOT / "docs"
     update_document(docs / "faults.md", "torture", torture_table(read_record(benchmarks / "torture.json")))

@@ -10,7 +10,15 @@ import yaml
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.records import add_record, marks, mean_and_spread, read_records, results_table, update_document
+from fmnist_lightning.records import (
+    add_record,
+    marks,
+    mean_and_spread,
+    read_records,
+    results_table,
+    time_table,
+    update_document,
+)
 from fmnist_lightning.results_figure import own_points, public_points, results_figure
 from fmnist_lightning.runs import write_config
 
@@ -21,6 +29,26 @@ def test_readmes_table_is_made_from_the_records() -> None:
     table = results_table(read_records(ROOT / "results"))
     begin, end = marks("results")
     assert f"{begin}\n{table}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readmes_times_are_made_from_the_records() -> None:
+    table = time_table(read_records(ROOT / "results"))
+    begin, end = marks("time")
+    assert f"{begin}\n{table}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_to_a_target_is_the_recipe_of_which_five_seeds_reach_it_soonest() -> None:
+    def runs(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+        return [{"accuracy": accuracy, "training_seconds": seconds} for accuracy, seconds in pairs]
+
+    records = {
+        "quick": runs(*[(0.92, 10.0)] * 4, (0.96, 10.0)),  # one seed reaches more, and doesn't count
+        "slow": runs(*[(0.9395, 200.0 + seed) for seed in range(5)], (0.91, 1.0)),
+    }
+    lines = time_table(records).splitlines()[2:]
+    assert lines[0] == "| 91.39 | `recipes/quick.yaml` | 10 s | 5 of 5 |"
+    assert lines[2] == "| 93 | `recipes/slow.yaml` | 3.4 min | 5 of 6 |"
+    assert lines[3] == "| 94 | none yet | | |"
 
 
 def test_each_record_is_a_whole_test_set_of_a_clean_commit() -> None:
