@@ -50,8 +50,6 @@ def real_data_dir() -> Path:
 @pytest.fixture
 def tiny_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Four small IDX files, which the program then takes for the genuine ones."""
-    from torchvision.datasets import FashionMNIST
-
     rng = np.random.default_rng(0)
     files = {}
     for prefix, count in TINY.items():
@@ -60,11 +58,18 @@ def tiny_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         for name, values in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
             header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
             files[name] = header + values.tobytes()
-            spec = FileSpec(len(files[name]), hashlib.sha256(files[name]).hexdigest())
-            monkeypatch.setitem(FILES, name, spec)
+    take_for_genuine(monkeypatch, files)
+    return files
+
+
+def take_for_genuine(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> None:
+    """Let the program expect these files."""
+    from torchvision.datasets import FashionMNIST
+
+    for name, content in files.items():
+        monkeypatch.setitem(FILES, name, FileSpec(len(content), hashlib.sha256(content).hexdigest()))
     md5s = [(f"{name}.gz", hashlib.md5(pack(content)).hexdigest()) for name, content in files.items()]  # noqa: S324
     monkeypatch.setattr(FashionMNIST, "resources", md5s)
-    return files
 
 
 def pack(content: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Several processes train and test as one does. Ranks are started as torchrun or srun start them."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Program, metrics_of, small_run
+from conftest import Mirror, Program, metrics_of, small_run, take_for_genuine, use_mirrors
 from several import run_ranks, slurm_environment
 from torch.utils.data import DistributedSampler
 
@@ -62,6 +63,31 @@ def test_several_devices_train_as_one_does(tmp_path: Path, alone: Path, world_si
         assert metrics_of(run)[name] == pytest.approx(metrics_of(alone)[name], rel=RTOL)
     assert "run folder: " in outputs[0]
     assert outputs[1:] == [""] * (world_size - 1)  # one console
+
+
+def test_muon_a_schedule_and_an_average_of_weights_are_those_of_one_process_too(tmp_path: Path) -> None:
+    options = ["--max_epochs", 2, "--dropout", "[0,0,0]", "--optimizer", "muon", "--lr", 0.003, "--patience", 1]
+    options += ["--schedule", "one_cycle", "--ema", 0.9, "--label_smoothing", 0.1, "--test", "false"]
+    alone, _ = trained_by(tmp_path / "alone", 1, *options)
+    assert close(trained_by(tmp_path / "two", 2, *options)[0], alone)
+
+
+def use_tiny_mirror(files: dict[str, bytes], url: str) -> None:
+    """What the fixture `mirror` does, in a process of its own."""
+    patch = pytest.MonkeyPatch()
+    take_for_genuine(patch, files)
+    use_mirrors(patch, url)
+
+
+@pytest.mark.usefixtures("plain_network")
+def test_one_process_of_a_machine_downloads(tmp_path: Path, mirror: Mirror, tiny_files: dict[str, bytes]) -> None:
+    data = tmp_path / "data"
+    options = ["--data_dir", data, "--devices", 3, "--accelerator", "cpu", "--batch_size", 20, "--fast_dev_run"]
+    before = functools.partial(use_tiny_mirror, tiny_files, mirror.url)
+    statuses, outputs = run_ranks(tmp_path, train, options, world_size=3, before=before)
+    assert statuses == [0, 0, 0], outputs
+    assert sorted(mirror.asked) == sorted(f"{name}.gz" for name in tiny_files)
+    assert sum("Fetching it" in output for output in outputs) == 1
 
 
 def forget_the_shares() -> None:
