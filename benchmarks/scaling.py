@@ -73,7 +73,7 @@ def main() -> None:
     processes, threads, batch_size, dataset, data_dir, steps = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = threads
     if int(processes) > 1 and not launched():
-        launch(int(processes))
+        launch(int(processes), cure="measure again")
     else:
         timed_training(int(processes), int(batch_size), dataset, data_dir, int(steps))
 

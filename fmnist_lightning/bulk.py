@@ -1,7 +1,6 @@
 """Prediction into a folder: by several processes, resumable; shares.py says how. Heavy imports are in the functions."""
 
 import hashlib
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import ProcessFailedError, UserError
 from fmnist_lightning.launching import launch
-from fmnist_lightning.ranks import Rank, launched
+from fmnist_lightning.ranks import Rank, end_with_parent, launched
 from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of
 
 if TYPE_CHECKING:
@@ -48,14 +47,30 @@ def predict_into(options: BulkOptions) -> None:
     check(options)
     place = launched()
     if place is None and options.devices > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.devices)))
-        launch(options.devices, restarts=RESTARTS)
+        launch_until_done(options.devices)
         report(options, every=True)
         return
+    if place:
+        end_with_parent()
     share = share_of_process(options, place)
     write_share(options, share, place)
     if place is None:  # else who started the processes tells, or scripts/join.py, and a fault must not end the others
         report(options, every=False)
+
+
+def launch_until_done(processes: int) -> None:
+    """Start all processes, and start them again where one was killed, RESTARTS times at most."""
+    cure = "the same command goes on"
+    for restarts in range(RESTARTS + 1):
+        try:
+            launch(processes, cure=cure)
+        except ProcessFailedError as failure:
+            killed = failure.exit_status > 128
+            if not killed or restarts == RESTARTS:
+                raise
+            print(f"{str(failure).removesuffix(cure)}all are started again", file=sys.stderr)
+        else:
+            return
 
 
 def check(options: BulkOptions) -> None:
@@ -78,6 +93,8 @@ def check(options: BulkOptions) -> None:
 def share_of_process(options: BulkOptions, place: Rank | None) -> "Share":
     from fmnist_lightning.shares import Share, parse_share
 
+    if place and options.share:
+        raise UserError(f"--share {options.share} beside torchrun or srun, which say the share: leave it out")
     if place:
         return Share(place.rank + 1, place.world_size)
     return parse_share(options.share) if options.share else Share(1, 1)

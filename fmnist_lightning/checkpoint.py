@@ -13,7 +13,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
 
 # Counts up when a checkpoint of this project means something that older code would misread.
-FORMAT = 1
+FORMAT = 2
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

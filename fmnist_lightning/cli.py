@@ -17,7 +17,7 @@ from jsonargparse.typing import extend_base_type, restricted_number_type
 
 from fmnist_lightning.errors import ReportedError, UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
-from fmnist_lightning.ranks import is_first, leave_last_words
+from fmnist_lightning.ranks import is_first, is_supervised, leave_last_words
 from fmnist_lightning.runs import CONFIG, find_resumed
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
@@ -65,7 +65,8 @@ def run(command: Callable[..., Any]) -> int:
     try:
         command(**parse(command, sys.argv[1:]))
     except Interrupted as interruption:
-        if is_first():
+        # Whoever started this process with others may have ended it because of one of them, and says so itself.
+        if is_first() and (interruption.advice or not is_supervised()):
             print(f"\n{interruption}", file=sys.stderr)
         return interruption.exit_status
     except ReportedError as end:

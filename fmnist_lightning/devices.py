@@ -66,10 +66,15 @@ def resolve_devices(
         "precision": arithmetic,
         "strategy": "ddp" if is_distributed(fabric) else "auto",
         # What SLURM stops goes on by --resume. Lightning's own way would write elsewhere than into the run folder.
-        "plugins": [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [],
+        "plugins": [SLURMEnvironment(auto_requeue=False)] if is_started_by_srun(fabric) else [],
         "use_distributed_sampler": False,  # Lightning's repeats images; the shares of `Batches` don't
     }
     return Devices(fabric, arithmetic, trainer)
+
+
+def is_started_by_srun(fabric: L.Fabric) -> bool:
+    """Not by torchrun in a SLURM job, which has SLURM's variables too."""
+    return isinstance(getattr(fabric.strategy, "cluster_environment", None), SLURMEnvironment)
 
 
 def fastest_precision(device: torch.device) -> str:

@@ -4,10 +4,7 @@ Every function here is called by all processes, or by none.
 """
 
 import contextlib
-import ctypes
 import os
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +18,12 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fmnist_lightning.errors import ReportedError, UserError
 from fmnist_lightning.interrupts import Interrupted
+from fmnist_lightning.ranks import end_with_parent
 
 T = TypeVar("T")
 
 # How long a process whose connection broke waits to be ended, so that the dead one's message is the last word.
 LINGER_SECONDS = 5.0
-PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
 # Of gloo's messages, which come as plain RuntimeErrors.
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe", "gloo")
 
@@ -55,7 +52,7 @@ def joined(fabric: L.Fabric) -> Iterator[None]:
             raise ReportedError(end.exit_status) from error
         raise UserError(
             f"process {fabric.global_rank + 1} of {fabric.world_size} lost its connection to another one, whose own "
-            f"message says why ({str(error).splitlines()[-1]}); what was saved before is whole, and --resume goes on"
+            f"message says why ({str(error).splitlines()[-1]}); what was saved before is whole"
         ) from error
     distributed.destroy_process_group()
 
@@ -68,19 +65,18 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(text in str(error) for text in LOST_CONNECTION)
 
 
-def end_with_parent() -> None:
-    """Have Linux send SIGTERM when whoever started this process is killed: the run is saved then, and nothing stays."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 @contextlib.contextmanager
 def silent(*, unless: bool) -> Iterator[None]:
-    """Drop what this process prints and warns of, which another one prints and warns of too."""
+    """Drop what this process prints and warns of, which another one prints and warns of too; errors end the block."""
     if unless:
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
 

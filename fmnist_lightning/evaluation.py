@@ -67,7 +67,7 @@ def evaluate(
         log_dir: Folder of the run folders version_N.
     """
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
-        launch(processes, num_nodes=num_nodes)
+        launch(processes, num_nodes=num_nodes, cure="test the run again")
         return
     folder = find_run(run, Path(log_dir))
     options = read_config(folder, required=(*DATA_OPTIONS, *MODULE_OPTIONS, "precision"))
@@ -94,6 +94,7 @@ def test_run(run: Path, options: dict[str, Any], devices: "Devices", ckpt: str |
 
     from fmnist_lightning.callbacks import Predictions
     from fmnist_lightning.datamodule import FashionMNISTDataModule
+    from fmnist_lightning.fault_tolerance import OwnSignals
     from fmnist_lightning.module import build_classifier
 
     if devices.fabric.is_global_zero:
@@ -107,7 +108,7 @@ def test_run(run: Path, options: dict[str, Any], devices: "Devices", ckpt: str |
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        callbacks=[Predictions(run / PREDICTIONS, options["dataset"])],
+        callbacks=[Predictions(run / PREDICTIONS, options["dataset"]), OwnSignals()],
     )
     run_test_loop(trainer, module, datamodule, run, ckpt, tta=tta)
 

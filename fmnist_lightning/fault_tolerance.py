@@ -46,9 +46,10 @@ class RandomState(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         device = trainer.strategy.root_device
         restored, self.restored = self.restored, []
-        if len(restored) != trainer.world_size:
-            if restored or trainer.world_size > 1:
-                torch.manual_seed(mixed_seed(self.seed, trainer.global_rank, trainer.global_step))
+        same_number = len(restored) == trainer.world_size
+        if trainer.world_size > 1 or (restored and not same_number):
+            torch.manual_seed(mixed_seed(self.seed, trainer.global_rank, trainer.global_step))
+        if not same_number:
             return
         state = restored[trainer.global_rank]
         torch.set_rng_state(state["cpu"])
@@ -157,7 +158,27 @@ class SaveInEpochs(Callback):
             self.saved = time.monotonic()
 
 
-class StopOnSignal(Callback):
+class OwnSignals(Callback):
+    """Puts the program's own answers to signals back where Lightning has set its own for a validation or a test.
+
+    Lightning 2.6 broadcasts in its handler of SIGTERM, whatever this process and the others are just exchanging.
+    """
+
+    def __init__(self) -> None:
+        self.own = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.restore()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self.own.items():
+            signal.signal(number, handler)
+
+
+class StopOnSignal(OwnSignals):
     """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
 
     All processes stop behind the same step, whichever got the signal. A second one ends the program at once. One during
@@ -168,12 +189,13 @@ class StopOnSignal(Callback):
     def __init__(self, last: Path, advice: str) -> None:
         self.last = last
         self.advice = advice
+        super().__init__()
         self.received = 0
-        self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Here, not earlier: Lightning sets its own handlers after on_fit_start.
-        self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.signal(number, self.receive)
         self.agreement = Agreement()
 
     def receive(self, signum: int, frame: Any) -> None:
@@ -202,7 +224,3 @@ class StopOnSignal(Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

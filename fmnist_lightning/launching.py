@@ -10,6 +10,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_TO_SAVE = 600  # that processes have to end behind a validation at Ctrl-C; torch's default is 30
 PROCESSES_A_CORE = 4  # at most; each takes about 1 GB
-WHAT_REMAINS = "what was saved is whole, and --resume goes on"
 LOCALHOST = "127.0.0.1"
 
 
-def launch(processes: int, *, num_nodes: int = 1, extra: Sequence[str] = (), restarts: int = 0) -> None:
+def launch(processes: int, *, cure: str, num_nodes: int = 1, extra: Sequence[str] = ()) -> None:
     """Run this command line, with `extra` behind it, in so many processes, and wait until all have ended well.
 
-    Each finds its rank in the environment. When one fails, the others are ended within seconds; up to `restarts` times
-    all are then started anew. Raises ProcessFailedError with the last words and the status of the one that failed
-    first; ReportedError at Ctrl-C and SIGTERM, which the processes get too; UserError where `num_nodes` is more than
-    one and the environment does not say where the others are, or where there is no script to run, as in a notebook.
+    Each finds its rank in the environment, and has its part of the cores. When one fails, the others are ended within
+    seconds. Raises ProcessFailedError with the last words and the status of the one that failed first, and `cure` where
+    it was killed; ReportedError at Ctrl-C and SIGTERM, which the processes get too; UserError where `num_nodes` is more
+    than one and the environment does not say where the others are, or where there is no script, as in a notebook.
     """
     if not hasattr(sys.modules["__main__"], "__file__"):
         raise UserError("several processes run a script each: start one, such as scripts/train.py, not from a notebook")
@@ -41,15 +42,21 @@ def launch(processes: int, *, num_nodes: int = 1, extra: Sequence[str] = (), res
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ[SUPERVISED] = "1"
-    logging.disable(logging.ERROR)  # the agent's own account of what `ProcessFailedError` says
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    logging.disable(logging.ERROR)  # the agent's own account of what ProcessFailedError says
+    known = {field.name for field in fields(LaunchConfig)}
+    patience: dict[str, Any] = (
+        {"shutdown_timeout": SECONDS_TO_SAVE} if "shutdown_timeout" in known else {}
+    )  # torch 2.10 has it not
     with TemporaryDirectory(prefix="fmnist-processes-") as last_words:
         config = LaunchConfig(
             min_nodes=num_nodes,
             max_nodes=num_nodes,
             nproc_per_node=processes,
-            max_restarts=restarts,
+            max_restarts=0,
             monitor_interval=SECONDS_BETWEEN_LOOKS,
             logs_specs=DefaultLogsSpecs(log_dir=last_words),
+            **patience,
             **meeting,
         )
         try:
@@ -57,7 +64,7 @@ def launch(processes: int, *, num_nodes: int = 1, extra: Sequence[str] = (), res
         except ChildFailedError as error:
             # The first of those that were found first: the dictionary is in the order of finding.
             rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
-            raise process_failed(rank, processes * num_nodes, failure) from error
+            raise process_failed(rank, processes * num_nodes, failure, cure) from error
         except SignalException as error:
             raise ReportedError(128 + int(error.sigval)) from error
 
@@ -108,16 +115,14 @@ def rendezvous(num_nodes: int, environment: Mapping[str, str] = os.environ) -> d
     }
 
 
-def process_failed(rank: int, world_size: int, failure: "ProcessFailure") -> ProcessFailedError:
+def process_failed(rank: int, world_size: int, failure: "ProcessFailure", cure: str) -> ProcessFailedError:
     """What to say of the process that failed first."""
     name = f"process {rank + 1} of {world_size}"
     if failure.exitcode < 0:
         cause = signal.Signals(-failure.exitcode).name
-        return ProcessFailedError(
-            f"{name} was killed by {cause}, the others were ended; {WHAT_REMAINS}", 128 - failure.exitcode
-        )
-    said = failure.error_file_data.get("message")
-    if said:
+        told = f"{name} was killed by {cause}, and the others were ended; {cure}"
+        return ProcessFailedError(told, 128 - failure.exitcode)
+    if said := failure.error_file_data.get("message"):
         return ProcessFailedError(f"{said} ({name})", failure.exitcode)
     return ProcessFailedError(
         f"{name} ended with status {failure.exitcode}; its own message stands above", failure.exitcode

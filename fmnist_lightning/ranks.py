@@ -1,7 +1,10 @@
 """Which of several processes this one is, as its launcher says it. Imports nothing heavy: `--help` passes here."""
 
+import ctypes
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +12,9 @@ from typing import NamedTuple
 
 SUPERVISED = "FMNIST_SUPERVISED"  # set by `launching.launch` for the processes that it starts
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torch's agent looks for a failed process's last words
-# Of a SLURM job that is a shell, whose own process `srun` did not start; Lightning has the same list.
-SHELLS = ("bash", "interactive")
+PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
+# What srun tells each task that it starts. A job's script has SLURM_NTASKS too, and is none of them.
+TASK = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 
 
 class Rank(NamedTuple):
@@ -25,8 +29,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Rank | None:
     """This process's rank, if torchrun, SLURM's srun or `launching.launch` started it beside others."""
     if "TORCHELASTIC_RUN_ID" in environment:
         return Rank(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and environment.get("SLURM_JOB_NAME") not in SHELLS:
-        return Rank(*(int(environment[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
+    if all(name in environment for name in TASK) and environment[TASK[1]] != "1":
+        return Rank(*(int(environment[name]) for name in TASK))
     return None
 
 
@@ -40,4 +44,15 @@ def leave_last_words(message: str) -> bool:
     """Hand a failed process's message to whoever started it; return whether that one will print it."""
     if path := os.environ.get(ERROR_FILE):
         Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+    return is_supervised()
+
+
+def is_supervised() -> bool:
+    """Whether this process is one that `launching.launch` started."""
     return SUPERVISED in os.environ and launched() is not None
+
+
+def end_with_parent() -> None:
+    """Have Linux send SIGTERM when whoever started this process is killed: what is begun is saved, nothing stays."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

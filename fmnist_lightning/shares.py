@@ -7,6 +7,7 @@ goes on behind the last whole row of its part.
 
 import csv
 import hashlib
+import io
 import json
 import os
 import sys
@@ -154,17 +155,18 @@ def rows_in(path: Path, kind: str) -> Iterator[dict[str, str]]:
         try:
             if kind == "json":
                 row = json.loads(record)
-                yield {"file": written(row["file"]), "error": row.get("error", "")}
-                continue
-            fields = next(csv.reader(record.decode("utf-8").splitlines(keepends=True)))
-        except (ValueError, KeyError, TypeError, csv.Error, StopIteration) as error:
+            else:
+                # Not by lines, of which there are more kinds than CSV knows: U+2028 in a name, for one.
+                fields = next(csv.reader(io.StringIO(record.decode("utf-8"), newline="")))
+                columns = columns or fields
+                row = dict(zip(columns, fields, strict=True))
+            told = {"file": written(row["file"]), "error": row.get("error", "")}
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error, StopIteration) as error:
             raise UserError(
-                f"{path} is damaged in row {number:,} ({error}): delete it, and its share begins anew"
+                f"{path} is damaged in row {number:,} ({error!r}): delete it, and its share begins anew"
             ) from error
-        columns = columns or fields
         if number:
-            row = dict(zip(columns, fields, strict=False))
-            yield {"file": row["file"], "error": row["error"]}
+            yield told
 
 
 class Left(NamedTuple):

@@ -201,6 +201,8 @@ def read_idx_header(stream: BinaryIO | gzip.GzipFile, size: int, packed: bool) -
     if len(header) < 16 or header[:4] != IDX_MAGIC + bytes([3]):
         raise PictureError(f"holds no IDX images: it begins with {header[:4].hex(' ')}, expected 00 00 08 03")
     count, height, width = struct.unpack(">3I", header[4:])
+    if not count:
+        raise PictureError("holds no images")
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
         raise PictureError(f"holds images of {height:,} x {width:,}; expected {IMAGE_SIZE} x {IMAGE_SIZE}")
     expected = len(header) + count * IMAGE_BYTES

@@ -116,7 +116,8 @@ def train(
     options = {**locals(), "dropout": list(dropout)}
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
         # The run was found when the options were parsed; another one may be the last a moment later.
-        launch(processes, num_nodes=num_nodes, extra=[f"--resume={resume}"] if resume else [])
+        extra = [f"--resume={resume}"] if resume else []
+        launch(processes, num_nodes=num_nodes, extra=extra, cure="what was saved is whole, and --resume goes on")
     else:
         train_with(options)
 
@@ -176,13 +177,11 @@ def prepare_data(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str,
     from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
     from fmnist_lightning.distributed import told
 
+    dataset = told(fabric, lambda: resolve_dataset(options["dataset"], Path(options["data_dir"])))
+    options = {**options, "dataset": dataset}
+    datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
     with fabric.rank_zero_first(local=True):
-        dataset = resolve_dataset(options["dataset"], Path(options["data_dir"]))
-        options = {**options, "dataset": dataset}
-        datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
         datamodule.prepare_data()
-    if dataset != (first := told(fabric, lambda: dataset)):
-        raise UserError(f"--dataset auto is {first} for the first process and {dataset} for this one: name one of them")
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)
     return options, datamodule
@@ -272,11 +271,13 @@ def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
 
     Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
     """
-    from fmnist_lightning.checkpoint import load_weights, newest_readable, read_checkpoint, training_record
+    from fmnist_lightning.checkpoint import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
 
     try:
         content = read_checkpoint(checkpoint)
         training_record(content)
+        if content.get("format") != FORMAT:
+            raise UserError(f"{checkpoint} is an older version's: it can be tested, but not gone on with")
     except UserError as error:
         other = newest_readable(run / CHECKPOINTS)
         cure = f"the newest that can be read: {resume_command(other)}" if other else "no other one can be read either"

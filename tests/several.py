@@ -45,7 +45,8 @@ def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str
 
 def slurm_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     """What SLURM's srun tells a task of one node."""
-    places = {"SLURM_PROCID": rank, "SLURM_NTASKS": world_size, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
+    places = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
+    places |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size}
     job = {
         "SLURM_JOB_ID": "1",
         "SLURM_JOB_NAME": "train",

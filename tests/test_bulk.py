@@ -23,7 +23,7 @@ from fmnist_lightning.shares import Share, parse_share
 
 KINDS = ["json", "csv"]
 IDX = "t10k-images-idx3-ubyte"
-NAMES = ["a.png", "b,c.png", 'quo"te.png', "two\nlines.png", "\udcff.png", "broken.png", "z.png"]
+NAMES = ["a.png", "b,c.png", 'quo"te.png', "two\nlines.png", "\udcff.png", "broken.png", "u\u2028v\x0cw\x85.png"]
 
 
 @pytest.fixture
@@ -168,6 +168,12 @@ def test_a_list_that_has_changed_is_refused(program: Program, pictures: Path, tm
     assert (status, "files 8, now 9" in output) == (1, True), output
 
 
+def test_an_idx_file_without_images_has_a_row_too(program: Program, pictures: Path, tmp_path: Path) -> None:
+    (pictures / IDX).write_bytes(bytes([0, 0, 8, 3]) + np.array((0, 28, 28), ">i4").tobytes())
+    status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert (status, f"{IDX}: holds no images" in output) == (1, True), output
+
+
 def test_parts_that_are_missing_are_not_joined(program: Program, pictures: Path, tmp_path: Path) -> None:
     program(predict, *options(pictures, tmp_path / "parts", "csv", "--share", "2/3"))
     status, output = program(join, "--folder", tmp_path / "parts", "--file", tmp_path / "joined")
@@ -268,6 +274,13 @@ def test_a_killed_process_is_started_again_and_each_file_has_its_row(tmp_path: P
         )
         victim = ranks_of(program.pid)[int(begun.name[5:10]) - 1]
         os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in (ranks := ranks_of(program.pid)) and len(ranks) == 3)
+        survivors = ranks_of(program.pid)
+        program.kill()  # and then the one that has started them
+        output, _ = program.communicate(timeout=100)
+        wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in survivors), 10)
+    assert "was killed by SIGKILL, and the others were ended; all are started again" in output
+    with started(*words, "--format", "csv", "--devices", 3, "--accelerator", "cpu") as program:
         output, _ = program.communicate(timeout=100)
     assert program.returncode == 0, output
     files = [row["file"] for part in sorted((tmp_path / "parts").glob("*.csv")) for row in rows(part, "csv")]

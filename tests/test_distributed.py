@@ -1,7 +1,7 @@
 """Several processes train and test as one does. Ranks are started as torchrun or srun start them."""
 
 import functools
-import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Mirror, Program, metrics_of, small_run, take_for_genuine, use_mirrors
-from several import run_ranks, slurm_environment
+from several import run_ranks, slurm_environment, torchrun_environment
 from torch.utils.data import DistributedSampler
 
-from fmnist_lightning.batches import Batches
+from fmnist_lightning.batches import Batch, Batches
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.findings import read_curves
@@ -108,7 +108,19 @@ def test_a_mean_of_means_would_train_another_net(tmp_path: Path, alone: Path) ->
 
 def test_srun_starts_processes_too(tmp_path: Path) -> None:
     run, outputs = trained_by(tmp_path, 2, "--max_epochs", 1, launcher=slurm_environment)
-    assert metrics_of(run)["n"] == 200
+    assert np.bincount(np.load(run / PREDICTIONS)["labels"]).tolist() == [20] * 10
+    assert outputs[1] == ""
+
+
+def torchrun_in_a_job(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """torchrun in a job of one task, whose variables are SLURM's."""
+    return {**slurm_environment(0, 1, port), **torchrun_environment(rank, world_size, port)}
+
+
+def test_torchrun_in_a_slurm_job_is_torchrun(tmp_path: Path) -> None:
+    """The job's variables would make each process the first one of one."""
+    run, outputs = trained_by(tmp_path, 2, "--max_epochs", 1, launcher=torchrun_in_a_job)
+    assert np.bincount(np.load(run / PREDICTIONS)["labels"]).tolist() == [20] * 10
     assert outputs[1] == ""
 
 
@@ -124,12 +136,33 @@ def test_each_process_drops_and_augments_by_numbers_of_its_own(tmp_path: Path) -
     assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
+def stop_in_a_step() -> None:
+    """Send SIGTERM to the second process alone, in its 16th step: the fifth of the second epoch."""
+    step, done = Classifier.training_step, []
+
+    def stopping(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        done.append(batch_idx)
+        if len(done) == 16 and self.global_rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    Classifier.training_step = stopping  # type: ignore[method-assign]
+
+
 def test_a_run_goes_on_with_other_numbers_of_devices(tmp_path: Path, alone: Path) -> None:
-    """In the middle of an epoch too; with dropout off it ends where one process ends."""
-    run, _ = trained_by(tmp_path, 3, "--dropout", "[0,0,0]", "--max_epochs", 3, "--test", "false")
-    trained_by(tmp_path, 2, "--resume", run, "--max_epochs", 4, "--test", "false")
+    """In the middle of an epoch and at its end; with dropout off it ends where one process ends, curves included."""
+    options = [*SMALL, *STEPS, "--devices", 3, "--log_dir", tmp_path / "logs"]
+    statuses, outputs = run_ranks(tmp_path, train, options, world_size=3, before=stop_in_a_step)
+    assert statuses == [143] * 3, outputs
+    run = tmp_path / "logs" / "version_0"
+    stopped = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert stopped["global_step"] == 16  # all of them behind the same step
+    assert [len(part) for part in stopped["seen"]] == [5 * 50] * 3
+    trained_by(tmp_path, 2, "--resume", run, "--max_epochs", 3, "--test", "false")
     trained_by(tmp_path, 1, "--resume", run, "--max_epochs", 5)
     assert close(run, alone)
+    mine, other = read_curves(run), read_curves(alone)
+    assert all(np.allclose(mine[name], other[name], rtol=RTOL) for name in other)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -156,8 +189,6 @@ def pad_the_shares() -> None:
         return tuple(torch.tensor(list(sampler)).split(50))
 
     def shares(self: Batches) -> Any:
-        from fmnist_lightning.batches import Batch
-
         images, labels = self.split
         return (Batch(images[part], labels[part], part, len(part)) for part in padded(self))
 
@@ -204,9 +235,8 @@ def test_what_cannot_be_divided_is_refused_by_name(tmp_path: Path, arguments: li
     assert message in outputs[0] + outputs[1]
 
 
-def test_metrics_are_those_of_all_processes_once(tmp_path: Path, alone: Path) -> None:
+def test_metrics_are_those_of_all_processes_once() -> None:
     """torchmetrics would exchange what was exchanged before, and count each image as often as there are processes."""
     module = Classifier()
     collections = (module.train_metrics, module.val_metrics, module.test_metrics)
     assert not any(metric.sync_on_compute for collection in collections for metric in collection.values())
-    assert json.loads((alone / "metrics.json").read_text())["n"] == 200

@@ -21,6 +21,7 @@ from conftest import IN_CI, Program, metrics_of, small_run, steps_of_saves
 from fmnist_lightning import files
 from fmnist_lightning.checkpoint import FORMAT, read_checkpoint, training_record
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.fault_tolerance import StopOnNonFinite
 from fmnist_lightning.module import Classifier
 from fmnist_lightning.runs import alone_in
@@ -58,6 +59,7 @@ import resource, signal, sys, torch
 from pathlib import Path
 from fmnist_lightning.checkpoint import AtomicCheckpointIO
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.runs import explaining_faults
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
@@ -154,6 +156,16 @@ except UserError as error:
         status, output = program(train, "--resume", trained)
         assert status == 1
         assert f"newer version of this project (format {FORMAT + 1}; this one reads up to {FORMAT})" in output
+
+    def test_a_checkpoint_of_an_older_version_is_tested_but_not_gone_on_with(
+        self, program: Program, trained: Path
+    ) -> None:
+        for path in (trained / "checkpoints").iterdir():
+            torch.save({**read_checkpoint(path), "format": FORMAT - 1}, path)
+        status, output = program(train, "--resume", trained, "--max_epochs", 2)
+        assert status == 1
+        assert "is an older version's: it can be tested, but not gone on with" in output
+        assert program(evaluate, "--run", trained)[0] == 0
 
     def test_two_trainings_in_one_folder(self, program: Program, trained: Path) -> None:
         with alone_in(trained):

@@ -56,7 +56,7 @@ def test_each_number_of_processes_is_timed_with_a_thread_each() -> None:
 
 
 def test_the_program_tells_times_of_two_processes() -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "scaling.py", "2", "1", "20", "drawn", "", "4"]
+    command = [sys.executable, ROOT / "benchmarks" / "scaling.py", "2", "1", "20", "drawn", "", "21"]
     environment = {**LIMITS, "PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run(map(str, command), env=environment, capture_output=True, text=True, timeout=120, check=True)
     step, free, exchange = map(float, scaling.SCALING.search(done.stdout).groups())
