@@ -1,5 +1,6 @@
 """What the tests share: tiny data of their own, the real data where it is, a mirror, and the program in-process."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -162,6 +163,10 @@ NOWHERE = "http://127.0.0.1:9/"  # the discard port: nothing listens, so a conne
 @pytest.fixture
 def small_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """600 + 200 drawn garments instead of 60,000 + 10,000."""
+    draw_few(monkeypatch)
+
+
+def draw_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(drawn.PER_CLASS, "train", 60)
     monkeypatch.setitem(drawn.PER_CLASS, "test", 20)
 
@@ -169,18 +174,30 @@ def small_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
     """Call a script's function as its command line would: (exit status, what it printed)."""
-    handlers = {number: signal.getsignal(number) for number in cli.SIGNALS}
 
     def call(command: Callable[..., object], *arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", [command.__name__, *map(str, arguments)])
-        try:
-            status = cli.run(command)
-        except SystemExit as leaving:
-            status = leaving.code
+        status = run_command(monkeypatch, command, *arguments)
         output = capsys.readouterr()
         return status, output.out + output.err
 
-    yield call
+    with own_signals():
+        yield call
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, command: Callable[..., object], *arguments: object) -> int:
+    """The exit status of a script's function."""
+    monkeypatch.setattr("sys.argv", [command.__name__, *map(str, arguments)])
+    try:
+        return cli.run(command)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Put pytest's answers to signals back at the end."""
+    handlers = {number: signal.getsignal(number) for number in cli.SIGNALS}
+    yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -189,8 +206,12 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings and tests make no pictures, which takes longer than all the rest, but in tests that use `drawing`."""
     if "drawing" not in request.fixturenames:
-        monkeypatch.setattr(Pictures, "draw_validation", lambda *_: None)
-        monkeypatch.setattr("fmnist_lightning.report.write_report", lambda *_: None)
+        leave_undrawn(monkeypatch)
+
+
+def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pictures, "draw_validation", lambda *_: None)
+    monkeypatch.setattr("fmnist_lightning.report.write_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -198,21 +219,12 @@ def drawing() -> None:
     """Trainings and tests make their pictures."""
 
 
+SMALL = ("--dataset", "drawn", "--max_epochs", 2, "--batch_size", 50, "--accelerator", "cpu")
+
+
 def small_run(program: Program, log_dir: Path, *arguments: object) -> tuple[Path, str]:
     """Train on the small drawn set, for tests that use `small_drawn`: the run folder and what was printed."""
-    options = [
-        "--dataset",
-        "drawn",
-        "--max_epochs",
-        2,
-        "--batch_size",
-        50,
-        "--log_dir",
-        log_dir,
-        "--accelerator",
-        "cpu",
-    ]
-    status, output = program(train, *options, *arguments)
+    status, output = program(train, *SMALL, "--log_dir", log_dir, *arguments)
     assert status == 0, output
     runs = numbered_runs(log_dir)
     return runs[max(runs)], output

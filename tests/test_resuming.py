@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Program, metrics_of, small_run, steps_of_saves
+from conftest import (
+    SMALL,
+    Program,
+    draw_few,
+    leave_undrawn,
+    metrics_of,
+    own_signals,
+    run_command,
+    small_run,
+    steps_of_saves,
+)
 
 from fmnist_lightning.checkpoint import read_checkpoint, training_record
 from fmnist_lightning.fault_tolerance import RandomState
@@ -21,6 +31,22 @@ from fmnist_lightning.training import train
 pytestmark = pytest.mark.usefixtures("small_drawn")
 ROOT = Path(__file__).parent.parent
 STEPS = 11  # of an epoch of 540 images in batches of 50
+
+
+# Of a run in which much is drawn, averaged and scheduled.
+MUCH = ("--schedule", "one_cycle", "--optimizer", "muon", "--lr", 0.003)
+MUCH += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--ema", 0.9)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run of MUCH comes to that nobody stops."""
+    log_dir = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch, own_signals():
+        draw_few(patch)
+        leave_undrawn(patch)
+        assert run_command(patch, train, *SMALL, "--max_epochs", 3, "--log_dir", log_dir, *MUCH) == 0
+    return result(log_dir / "version_0")
 
 
 def interrupt_in(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,16 +88,18 @@ def interrupted_run(
     ],
 )
 def test_a_resumed_run_ends_as_one_that_nobody_stopped(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+    program: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, Any],
+    stage: str,
+    step: int,
 ) -> None:
     """Weights and their average, optimiser, random numbers, figures and curves, bit for bit, with all that is drawn."""
-    options = ("--schedule", "one_cycle", "--optimizer", "muon", "--lr", 0.003)
-    options += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--ema", 0.9)
-    whole, _ = small_run(program, tmp_path / "whole", "--max_epochs", 3, *options)
-    run = interrupted_run(program, tmp_path / "stopped", step, monkeypatch, *options, stage=stage)
+    run = interrupted_run(program, tmp_path / "stopped", step, monkeypatch, *MUCH, stage=stage)
     status, output = program(train, "--resume", "last", "--log_dir", run.parent)
     assert status == 0, output
-    assert result(run) == result(whole)
+    assert result(run) == undisturbed
 
 
 def test_a_run_without_validation_goes_on_as_well(
