@@ -18,6 +18,7 @@ from conftest import (
     small_run,
     steps_of_saves,
 )
+from tensorboard.summary.writer import event_file_writer
 
 from fmnist_lightning.checkpoint import read_checkpoint, training_record
 from fmnist_lightning.fault_tolerance import RandomState
@@ -47,6 +48,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         leave_undrawn(patch)
         assert run_command(patch, train, *SMALL, "--max_epochs", 3, "--log_dir", log_dir, *MUCH) == 0
     return result(log_dir / "version_0")
+
+
+@pytest.fixture(autouse=True)
+def first_event_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads event files of one second in the order of their names, where a process's tenth comes first."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", 0)
 
 
 def interrupt_in(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
