@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def first_event_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard reads event files of one second in the order of their names, where a process's tenth comes first."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", 0)
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def interrupt_in(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
