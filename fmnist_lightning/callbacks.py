@@ -63,7 +63,7 @@ class Provenance(Callback):
         self.earlier = [*checkpoint.get("earlier_environments", []), checkpoint.get("environment", {})]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.environment = environment(trainer.strategy.root_device)
+        self.environment = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
         self.earlier = [one for one in self.earlier if one != self.environment]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -185,7 +185,7 @@ def test_record(
             trained = training_record(read_checkpoint(last))
         except UserError as error:
             print(f"{error}; time and epochs of the training are told as of {checkpoint}", file=sys.stderr)
-    here = environment(trainer.strategy.root_device)
+    here = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
     count = len(datamodule.splits["test"].labels)
     return {
         "dataset": datamodule.dataset,
