@@ -3,7 +3,8 @@
 Usage: python benchmarks/scaling.py PROCESSES THREADS BATCH_SIZE DATASET DATA_DIR STEPS
 
 The processes start as scripts/train.py starts them. Twenty steps with the exchange of gradients and twenty without are
-done in turn, so that a drift of the machine slows both; what the exchange takes includes waits for the slowest process.
+done in turn, so that a drift of the machine slows both. The difference is the exchange, with what processes wait for
+each other there; that they agree on signals behind each step is in both.
 """
 
 import os
@@ -73,7 +74,7 @@ def main() -> None:
     processes, threads, batch_size, dataset, data_dir, steps = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = threads
     if int(processes) > 1 and not launched():
-        launch(int(processes), cure="measure again")
+        launch(int(processes))
     else:
         timed_training(int(processes), int(batch_size), dataset, data_dir, int(steps))
 

@@ -13,6 +13,6 @@
 set -euo pipefail
 source .venv/bin/activate
 # A process that dies takes the others down. SIGTERM, a minute before the time is up, saves; --resume last goes on.
-srun --kill-on-bad-exit=1 \
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     python scripts/train.py --config recipes/seed.yaml --accelerator gpu \
     --devices "$SLURM_NTASKS_PER_NODE" --num_nodes "$SLURM_JOB_NUM_NODES" --strategy ddp "$@"

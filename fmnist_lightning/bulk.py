@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fmnist_lightning.errors import ProcessFailedError, UserError
+from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch
-from fmnist_lightning.ranks import Rank, end_with_parent, launched
-from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of
+from fmnist_lightning.ranks import Rank, is_first, launched
+from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of, warn_of_stand_in
 
 if TYPE_CHECKING:
     from fmnist_lightning.inference import PictureClassifier
     from fmnist_lightning.shares import Share
     from fmnist_lightning.sources import Result
 
+GO_ON = "the same command goes on"
 RESTARTS = 2  # of all processes, when one is killed
 
 
@@ -50,25 +52,22 @@ def predict_into(options: BulkOptions) -> None:
         launch_until_done(options.devices)
         report(options, every=True)
         return
-    if place:
-        end_with_parent()
     share = share_of_process(options, place)
-    write_share(options, share, place)
+    with advising(GO_ON):
+        write_share(options, share, place)
     if place is None:  # else who started the processes tells, or scripts/join.py, and a fault must not end the others
         report(options, every=False)
 
 
 def launch_until_done(processes: int) -> None:
-    """Start all processes, and start them again where one was killed, RESTARTS times at most."""
-    cure = "the same command goes on"
+    """Start all processes, and start them again where one was killed or stopped, RESTARTS times at most."""
     for restarts in range(RESTARTS + 1):
         try:
-            launch(processes, cure=cure)
+            launch(processes)
         except ProcessFailedError as failure:
-            killed = failure.exit_status > 128
-            if not killed or restarts == RESTARTS:
-                raise
-            print(f"{str(failure).removesuffix(cure)}all are started again", file=sys.stderr)
+            if not failure.by_signal or restarts == RESTARTS:
+                raise failure.advised(GO_ON) from None
+            print(f"{failure}; all are started again", file=sys.stderr)
         else:
             return
 
@@ -95,6 +94,8 @@ def share_of_process(options: BulkOptions, place: Rank | None) -> "Share":
 
     if place and options.share:
         raise UserError(f"--share {options.share} beside torchrun or srun, which say the share: leave it out")
+    if place and options.devices not in (1, place.world_size):
+        raise UserError(f"--devices {options.devices}, and {place.world_size} processes were started: leave it out")
     if place:
         return Share(place.rank + 1, place.world_size)
     return parse_share(options.share) if options.share else Share(1, 1)
@@ -113,6 +114,8 @@ def write_share(options: BulkOptions, share: "Share", place: Rank | None) -> Non
         tta=options.tta,
         log_dir=options.log_dir,
     )
+    if is_first():
+        warn_of_stand_in(classify.card)
     folder, plan = Path(options.output), plan_of(options, classify, share, listing(expand_all(options.images)))
     agree_on_plan(folder, plan)
     style = PART_FORMATS[options.format]
@@ -128,6 +131,8 @@ def write_share(options: BulkOptions, share: "Share", place: Rank | None) -> Non
             results = islice(read_all(names, options.invert), skipped, None)
             for text in texts(results, classify, style, options.top_k):
                 part.write(text)
+        if listing(expand_all(options.images)) != {name: plan[name] for name in ("files", "list")}:
+            raise UserError(f"the files have changed since {folder} was begun: name another folder, and begin anew")
         part.finish()
 
 
@@ -178,6 +183,6 @@ def report(options: BulkOptions, *, every: bool) -> None:
     shares: Sequence[Share] = [Share(number, plan["shares"]) for number in range(1, plan["shares"] + 1)]
     if not every:
         shares = [share_of_process(options, None)]
-    print(f"written: {folder}, {plan['files']:,} files in {plan['shares']} parts", file=sys.stderr)
+    print(f"written: {folder}, {len(shares)} of {plan['shares']} parts of {plan['files']:,} files", file=sys.stderr)
     if faults := name_faults((folder / share.part(options.format) for share in shares), options.format):
         raise UserError(f"{faults:,} of the pictures could not be read")

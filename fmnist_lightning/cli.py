@@ -10,18 +10,23 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, auto_parser
 from jsonargparse.typing import extend_base_type, restricted_number_type
 
 from fmnist_lightning.errors import ReportedError, UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
-from fmnist_lightning.ranks import is_first, is_supervised, leave_last_words
+from fmnist_lightning.ranks import end_with_parent, is_first, is_supervised, launched, leave_last_words
 from fmnist_lightning.runs import CONFIG, find_resumed
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
+
+Dataset = Literal["fashion_mnist", "drawn", "auto"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Strategy = Literal["auto", "ddp"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
 
 def check_rate(_: type, rate: float) -> None:
@@ -63,6 +68,8 @@ def run(command: Callable[..., Any]) -> int:
     for number in SIGNALS:
         signal.signal(number, raise_interrupted)
     try:
+        if launched():
+            end_with_parent()
         command(**parse(command, sys.argv[1:]))
     except Interrupted as interruption:
         # Whoever started this process with others may have ended it because of one of them, and says so itself.

@@ -22,7 +22,7 @@ UNTRUE_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     # Weights are kept in 32 bits in bf16-mixed, so the size is right.
     "Precision bf16-mixed is not supported by the model summary.*",
-    # What is logged was gathered from all processes before.
+    # What is logged was gathered from all processes before, but for the first one's clock.
     ".*It is recommended to use `self.log\\(.*sync_dist=True\\)`.*",
     # Of calls inside Lightning and TensorBoard's graph writer, which nobody here can change.
     ".*isinstance\\(treespec, LeafSpec\\).*",

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from fmnist_lightning.distributed import is_distributed
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.ranks import launched
+from fmnist_lightning.ranks import launched, started_by_srun
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -38,9 +38,17 @@ def resolve_devices(
     """
     asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
     chosen: Any = "32-true" if precision == "auto" else precision
+    # By name, since Lightning takes no job called `bash` or `interactive` for SLURM's. Without its way of going on with
+    # a job that SLURM stops, which writes elsewhere than into the run folder: --resume does it.
+    plugins: list[Any] = [SLURMEnvironment(auto_requeue=False)] if started_by_srun() else []
     try:
         fabric = L.Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=chosen
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=chosen,
+            plugins=plugins,
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         cure = "use --accelerator auto, which takes what this machine has"
@@ -65,16 +73,10 @@ def resolve_devices(
         "num_nodes": num_nodes,
         "precision": arithmetic,
         "strategy": "ddp" if is_distributed(fabric) else "auto",
-        # What SLURM stops goes on by --resume. Lightning's own way would write elsewhere than into the run folder.
-        "plugins": [SLURMEnvironment(auto_requeue=False)] if is_started_by_srun(fabric) else [],
+        "plugins": plugins,
         "use_distributed_sampler": False,  # Lightning's repeats images; the shares of `Batches` don't
     }
     return Devices(fabric, arithmetic, trainer)
-
-
-def is_started_by_srun(fabric: L.Fabric) -> bool:
-    """Not by torchrun in a SLURM job, which has SLURM's variables too."""
-    return isinstance(getattr(fabric.strategy, "cluster_environment", None), SLURMEnvironment)
 
 
 def fastest_precision(device: torch.device) -> str:

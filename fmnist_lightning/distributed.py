@@ -18,7 +18,6 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fmnist_lightning.errors import ReportedError, UserError
 from fmnist_lightning.interrupts import Interrupted
-from fmnist_lightning.ranks import end_with_parent
 
 T = TypeVar("T")
 
@@ -38,7 +37,6 @@ def joined(fabric: L.Fabric) -> Iterator[None]:
     if not is_distributed(fabric):
         yield
         return
-    end_with_parent()
     try:
         fabric.launch()
         with silent(unless=fabric.is_global_zero):

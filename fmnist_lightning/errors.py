@@ -14,6 +14,15 @@ class ProcessFailedError(UserError):
         super().__init__(message)
         self.exit_status = exit_status
 
+    @property
+    def by_signal(self) -> bool:
+        """Whether it was killed or stopped, and may end well another time."""
+        return self.exit_status > 128
+
+    def advised(self, cure: str) -> "ProcessFailedError":
+        """The same with a cure, where its own message has none."""
+        return ProcessFailedError(f"{self}; {cure}", self.exit_status) if self.by_signal else self
+
 
 class ReportedError(Exception):
     """The program ends with this status; another process has said why."""

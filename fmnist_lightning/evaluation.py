@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.cli import LOG_DIR, Accelerator, Precision, Strategy
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
+from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch, processes_to_launch
 from fmnist_lightning.runs import (
     CHECKPOINTS,
@@ -24,9 +25,9 @@ from fmnist_lightning.runs import (
     find_checkpoint,
     find_run,
     read_config,
+    testing_command,
     write_metrics,
 )
-from fmnist_lightning.training import Accelerator, Precision, Strategy
 
 if TYPE_CHECKING:
     import lightning as L
@@ -67,7 +68,7 @@ def evaluate(
         log_dir: Folder of the run folders version_N.
     """
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
-        launch(processes, num_nodes=num_nodes, cure="test the run again")
+        launch(processes, num_nodes=num_nodes, extra=[f"--run={find_run(run, Path(log_dir))}"])
         return
     folder = find_run(run, Path(log_dir))
     options = read_config(folder, required=(*DATA_OPTIONS, *MODULE_OPTIONS, "precision"))
@@ -84,7 +85,7 @@ def evaluate(
     resolved = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
     if options["model"] not in MODELS:
         raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
-    with joined(resolved.fabric):
+    with joined(resolved.fabric), advising(f"to test it: {testing_command(folder)}"):
         test_run(folder, {**options, "precision": resolved.precision}, resolved, ckpt, tta=tta)
 
 
@@ -102,7 +103,7 @@ def test_run(run: Path, options: dict[str, Any], devices: "Devices", ckpt: str |
             sweep(run, name)
         sweep(run / REPORT_PICTURES)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
-    module = build_classifier(options)
+    module = build_classifier({name: options[name] for name in MODULE_OPTIONS}, options["precision"])
     trainer = L.Trainer(
         **devices.trainer,
         logger=False,

@@ -18,16 +18,15 @@ from fmnist_lightning.layers import NUM_CLASSES
 from fmnist_lightning.metrics import build_metrics
 from fmnist_lightning.models import MODELS
 from fmnist_lightning.optim import OPTIMIZERS, SCHEDULES
-from fmnist_lightning.runs import MODULE_OPTIONS
 
 
-def build_classifier(options: Mapping[str, Any]) -> "Classifier":
-    """The module of a run's options, in the precision that its weights have in the run.
+def build_classifier(options: Mapping[str, Any], precision: str) -> "Classifier":
+    """The module of these options, with weights as a run in `precision` has them.
 
     Lightning 2.6 puts a checkpoint's weights back before it makes the module one of 64 bits, and so rounds them to 32.
     """
-    module = Classifier(**{name: options[name] for name in MODULE_OPTIONS})
-    return module.double() if options["precision"] == "64-true" else module
+    module = Classifier(**options)
+    return module.double() if precision == "64-true" else module
 
 
 class Answers(NamedTuple):

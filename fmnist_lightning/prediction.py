@@ -8,16 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from fmnist_lightning.bulk import BulkOptions, predict_into
-from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.cli import LOG_DIR, Accelerator
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
-from fmnist_lightning.rows import FORMATS, printable, rows_of
-from fmnist_lightning.training import Accelerator
+from fmnist_lightning.rows import FORMATS, printable, rows_of, warn_of_stand_in
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -106,13 +105,6 @@ def check_save_folder(save_inputs: str | None, images: Iterable[str]) -> None:
             raise UserError(
                 f"--save_inputs {save_inputs} lies in {image}, whose pictures are read: name another folder"
             )
-
-
-def warn_of_stand_in(card: dict[str, Any]) -> None:
-    if card["dataset"] == "drawn":
-        from fmnist_lightning.console import DATASET_NAMES
-
-        print(f"WARNING: trained on the {DATASET_NAMES['drawn']}; it knows no photographs", file=sys.stderr)
 
 
 def progress_bar(images: list[str]) -> "tqdm":

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +40,13 @@ def rows_of(pictures: "Sequence[Picture]", classify: "PictureClassifier", top_k:
     for picture, top in zip(pictures, prediction.top(top_k), strict=True):
         candidates = [Candidate(label, prediction.classes[label], prob) for label, prob in top]
         yield Row(picture.name, candidates, str(classify.card["dataset"]))
+
+
+def warn_of_stand_in(card: dict[str, Any]) -> None:
+    if card["dataset"] == "drawn":
+        from fmnist_lightning.console import DATASET_NAMES
+
+        print(f"WARNING: trained on the {DATASET_NAMES['drawn']}; it knows no photographs", file=sys.stderr)
 
 
 def table_header(top_k: int) -> str:

@@ -79,7 +79,7 @@ def scaling_table(record: dict[str, Any]) -> str:
     """Time of a step and for an image, and the share of communication, by processes and batch size."""
     lines = [
         "| processes | threads each | batch size, all together | ms a step | microseconds an image | images/s | "
-        "communication and waiting | exchange alone, ms |",
+        "exchange of gradients | an exchange by itself, ms |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in record["scaling"]:

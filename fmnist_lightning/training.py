@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, LOG_DIR, LearningRate, Rate, Seed, Share
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.cli import (
+    DATA_DIR,
+    LOG_DIR,
+    Accelerator,
+    Dataset,
+    LearningRate,
+    Precision,
+    Rate,
+    Seed,
+    Share,
+    Strategy,
+)
+from fmnist_lightning.errors import ProcessFailedError, UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch, processes_to_launch
@@ -19,6 +30,7 @@ from fmnist_lightning.runs import (
     DEVICE_OPTIONS,
     HPARAMS,
     LAST,
+    MODULE_OPTIONS,
     alone_in,
     check_same_run,
     explaining_faults,
@@ -36,11 +48,6 @@ if TYPE_CHECKING:
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.devices import Devices
     from fmnist_lightning.module import Classifier
-
-Dataset = Literal["fashion_mnist", "drawn", "auto"]
-Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
-Strategy = Literal["auto", "ddp"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
 
 def train(
@@ -115,9 +122,12 @@ def train(
     """
     options = {**locals(), "dropout": list(dropout)}
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
-        # The run was found when the options were parsed; another one may be the last a moment later.
-        extra = [f"--resume={resume}"] if resume else []
-        launch(processes, num_nodes=num_nodes, extra=extra, cure="what was saved is whole, and --resume goes on")
+        # Found here, once: another run may be the last a moment later.
+        extra = [f"--resume={resumed(resume, Path(log_dir))}"] if resume else []
+        try:
+            launch(processes, num_nodes=num_nodes, extra=extra)
+        except ProcessFailedError as failure:
+            raise failure.advised("what was saved is whole, and --resume goes on") from None
     else:
         train_with(options)
 
@@ -144,16 +154,19 @@ def fit_and_test(options: dict[str, Any], devices: "Devices", callbacks: Sequenc
 
     from fmnist_lightning.distributed import told
     from fmnist_lightning.evaluation import run_test_loop
+    from fmnist_lightning.fault_tolerance import OwnSignals
     from fmnist_lightning.module import build_classifier
     from fmnist_lightning.outputs import recorded, shown
 
     fabric = devices.fabric
     options, datamodule = prepare_data(options, fabric)
     L.seed_everything(options["seed"], verbose=False)
-    module = build_classifier(options)
+    module = build_classifier({name: options[name] for name in MODULE_OPTIONS}, options["precision"])
     base = training_options(options, devices, module)
     if options["fast_dev_run"]:
-        smoke_run(L.Trainer(**base, **shown(options["dataset"]), fast_dev_run=True), module, datamodule)
+        display = shown(options["dataset"])
+        display["callbacks"].append(OwnSignals())
+        smoke_run(L.Trainer(**base, **display, fast_dev_run=True), module, datamodule)
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run, checkpoint = told(fabric, lambda: find_or_make_run(options["resume"], Path(options["log_dir"])))
@@ -210,6 +223,12 @@ def has_batch_norm(module: "Classifier") -> bool:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
+def resumed(resume: str, log_dir: Path) -> str:
+    """What to go on with, by its path."""
+    run, checkpoint = find_resumed(resume, log_dir)
+    return str(checkpoint if resume.endswith(".ckpt") else run)
 
 
 def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:

@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import LOG_DIR, Seed, Share, parse, require
+from fmnist_lightning.cli import LOG_DIR, Accelerator, Dataset, Precision, Seed, Share, parse, require
 from fmnist_lightning.database_url import database_url, masked
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
 from fmnist_lightning.runs import DATA_OPTIONS, DEVICE_OPTIONS
 from fmnist_lightning.search_space import Plan, read_space
-from fmnist_lightning.training import Accelerator, Dataset, Precision, train
+from fmnist_lightning.training import train
 
 # Options of this command that stand in for the recipe's.
 OWN = ("dataset", "data_dir", "val_fraction", "accelerator", "devices", "precision")

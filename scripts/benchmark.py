@@ -6,8 +6,7 @@ from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, run
-from fmnist_lightning.training import Accelerator, Dataset
+from fmnist_lightning.cli import DATA_DIR, Accelerator, Dataset, run
 
 
 def benchmark(

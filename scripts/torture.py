@@ -6,8 +6,7 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, run
-from fmnist_lightning.training import Dataset
+from fmnist_lightning.cli import DATA_DIR, Dataset, run
 
 
 def torture(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Program
 from PIL import Image
-from several import ROOT, ranks_of, run_ranks, started, wait_for
+from several import ROOT, has_ended, ranks_of, run_ranks, started, wait_for
 
 from fmnist_lightning import bulk, shares
 from fmnist_lightning.errors import UserError
@@ -174,6 +174,22 @@ def test_an_idx_file_without_images_has_a_row_too(program: Program, pictures: Pa
     assert (status, f"{IDX}: holds no images" in output) == (1, True), output
 
 
+def test_a_file_that_comes_meanwhile_is_noticed(
+    program: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a share would do it and leave out its last one, which the next share does not have."""
+
+    def late(*arguments: object) -> object:
+        (pictures / "0.png").write_bytes(b"new")
+        return rows_of(*arguments)
+
+    rows_of = bulk.rows_of
+    monkeypatch.setattr(bulk, "rows_of", late)
+    status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert (status, "the files have changed since" in output) == (1, True), output
+    assert not list((tmp_path / "parts").glob("part-*.json"))
+
+
 def test_parts_that_are_missing_are_not_joined(program: Program, pictures: Path, tmp_path: Path) -> None:
     program(predict, *options(pictures, tmp_path / "parts", "csv", "--share", "2/3"))
     status, output = program(join, "--folder", tmp_path / "parts", "--file", tmp_path / "joined")
@@ -265,7 +281,7 @@ def test_a_killed_process_is_started_again_and_each_file_has_its_row(tmp_path: P
     folder = tmp_path / "many"
     folder.mkdir()
     Image.fromarray(np.arange(10_000, dtype=np.uint8).reshape(100, 100)).save(folder / "0000.png")
-    for number in range(1, 1500):
+    for number in range(1, 4000):
         os.link(folder / "0000.png", folder / f"{number:04d}.png")
     words = [sys.executable, ROOT / "scripts" / "predict.py", folder, "--output", tmp_path / "parts"]
     with started(*words, "--format", "csv", "--devices", 3, "--batch_size", 20, "--accelerator", "cpu") as program:
@@ -275,13 +291,15 @@ def test_a_killed_process_is_started_again_and_each_file_has_its_row(tmp_path: P
         victim = ranks_of(program.pid)[int(begun.name[5:10]) - 1]
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: victim not in (ranks := ranks_of(program.pid)) and len(ranks) == 3)
-        survivors = ranks_of(program.pid)
+        survivors, size = ranks_of(program.pid), begun.stat().st_size
+        wait_for(lambda: begun.stat().st_size > size)
         program.kill()  # and then the one that has started them
         output, _ = program.communicate(timeout=100)
-        wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in survivors), 10)
+        wait_for(lambda: all(map(has_ended, survivors)))
+    assert begun.exists()  # so it did not end by itself
     assert "was killed by SIGKILL, and the others were ended; all are started again" in output
     with started(*words, "--format", "csv", "--devices", 3, "--accelerator", "cpu") as program:
         output, _ = program.communicate(timeout=100)
     assert program.returncode == 0, output
     files = [row["file"] for part in sorted((tmp_path / "parts").glob("*.csv")) for row in rows(part, "csv")]
-    assert files == [str(folder / f"{number:04d}.png") for number in range(1500)]
+    assert files == [str(folder / f"{number:04d}.png") for number in range(4000)]

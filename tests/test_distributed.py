@@ -215,7 +215,7 @@ def test_a_sampler_that_repeats_images_is_found_out(tmp_path: Path, trained: Pat
 def test_what_cannot_be_started_is_refused(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("fmnist_lightning.launching.usable_cores", lambda: 2)
     status, output = program(train, *SMALL, "--log_dir", tmp_path / "logs", *arguments)
     assert (status, message in output) == (1, True), output
     assert not (tmp_path / "logs").exists()

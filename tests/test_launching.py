@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from several import ROOT, ranks_of, started, wait_for
+import torch
+from several import ROOT, free_port, has_ended, ranks_of, started, wait_for
 from small_train import FAILING
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.launching import count_devices, launch, processes_to_launch, rendezvous
-from fmnist_lightning.ranks import Rank, launched
+from fmnist_lightning.launching import count_devices, launch, process_failed, processes_to_launch, rendezvous
+from fmnist_lightning.ranks import Rank, launched, started_by_srun
 from fmnist_lightning.runs import PREDICTIONS
 
 TRAIN = ROOT / "tests" / "small_train.py"
 OPTIONS = ["--dataset", "drawn", "--batch_size", 50, "--accelerator", "cpu", "--log_dir", "logs"]
 LONG = ["--max_epochs", 10_000]
-SECONDS_TO_END = 15  # of the others, once one has died; a rank alone needs a part of a second
+SECONDS_TO_END = 60  # of the others, once one has died; a rank alone needs a part of a second
 
 
 def begun(folder: Path) -> Callable[[], bool]:
@@ -28,7 +30,7 @@ def begun(folder: Path) -> Callable[[], bool]:
 
 
 def ended(processes: list[int]) -> Callable[[], bool]:
-    return lambda: not any(Path(f"/proc/{process}").exists() for process in processes)
+    return lambda: all(map(has_ended, processes))
 
 
 def labels_of(run: Path) -> list[int]:
@@ -88,15 +90,16 @@ def test_sigterm_saves_once_and_a_killed_starter_leaves_nothing_behind(tmp_path:
     with started(sys.executable, TRAIN, *OPTIONS, *LONG, "--resume", "last", "--devices", 2, cwd=tmp_path) as program:
         wait_for(lambda: checkpoint.stat().st_mtime > saved)
         ranks = ranks_of(program.pid)
+        os.kill(ranks[0], signal.SIGSTOP)  # so that no epoch ends meanwhile
         program.kill()
+        before = checkpoint.stat().st_mtime
+        os.kill(ranks[0], signal.SIGCONT)
         wait_for(ended(ranks), SECONDS_TO_END)
-    assert read_checkpoint(checkpoint)["global_step"] > 0
+    assert checkpoint.stat().st_mtime > before
 
 
 def test_two_machines_without_a_common_file_system_train_together(tmp_path: Path) -> None:
     """Each with a folder of its own: the run is on the first, whose node has its console."""
-    from several import free_port
-
     places = [tmp_path / name for name in ("first", "second")]
     for place in places:
         place.mkdir()
@@ -130,6 +133,26 @@ def test_a_process_knows_its_rank_from_its_launcher(environment: dict[str, str],
     assert launched(environment) == rank
 
 
+def test_srun_counts_whatever_the_job_is_called_and_torchrun_before_it() -> None:
+    task = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    assert started_by_srun({**task, "SLURM_JOB_NAME": "interactive"})
+    assert not started_by_srun({**task, "TORCHELASTIC_RUN_ID": "x"})
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "exit_status"),
+    [
+        (-9, "process 2 of 3 was killed by SIGKILL, and the others were ended; a cure", 137),
+        (143, "process 2 of 3 was stopped by SIGTERM, and the others were ended; a cure", 143),
+        (2, "process 2 of 3 ended with status 2; its own message stands above", 2),
+    ],
+)
+def test_a_failed_process_is_told_by_what_ended_it(status: int, message: str, exit_status: int) -> None:
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=status, error_file="")
+    error = process_failed(1, 3, failure).advised("a cure")
+    assert (str(error), error.exit_status) == (message, exit_status)
+
+
 def test_one_device_needs_no_other_process() -> None:
     assert processes_to_launch("cpu", 1, 1, "auto") == 0
     assert processes_to_launch("cpu", "1", 1, "auto") == 0
@@ -138,6 +161,8 @@ def test_one_device_needs_no_other_process() -> None:
     assert processes_to_launch("cpu", 1, 2, "auto") == 1
     assert count_devices("cpu", "auto") == 1
     assert count_devices("cpu", "nonsense") == 1  # which resolve_devices refuses
+    if not torch.cuda.is_available():
+        assert count_devices("gpu", 64) == 1
 
 
 def test_machines_meet_where_the_environment_says() -> None:
@@ -149,4 +174,4 @@ def test_machines_meet_where_the_environment_says() -> None:
 def test_a_notebook_cannot_start_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(sys.modules["__main__"], "__file__")
     with pytest.raises(UserError, match="not from a notebook"):
-        launch(2, cure="")
+        launch(2)
