@@ -55,10 +55,11 @@ class Batches:
         self._start = 0  # where the next pass begins
         # Lightning announces each epoch to loader.batch_sampler.sampler.set_epoch, where torch's loaders want it.
         self.batch_sampler = SimpleNamespace(sampler=self)
-        smallest = min(len(indices) for indices in self.indices_of_batches())
+        count = len(split.labels)
+        smallest = count // len(self) if seed is None else count % batch_size or batch_size
         if smallest < world_size:
             raise DataError(
-                f"{len(split.labels):,} images in batches of --batch_size {batch_size} make one of {smallest}, "
+                f"{count:,} images in batches of --batch_size {batch_size} make one of {smallest}, "
                 f"which can't be divided among {world_size} devices: choose another batch size, or fewer devices"
             )
 

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +24,7 @@ RESTARTS = 2  # of all processes, when one is killed
 
 
 class BulkOptions(NamedTuple):
-    """Those of `predict` that matter here."""
+    """Those of `predict`."""
 
     images: list[str]
     weights: str
@@ -50,13 +50,13 @@ def predict_into(options: BulkOptions) -> None:
     place = launched()
     if place is None and options.devices > 1:
         launch_until_done(options.devices)
-        report(options, every=True)
+        report(Path(options.output))
         return
     share = share_of_process(options, place)
     with advising(GO_ON):
         write_share(options, share, place)
     if place is None:  # else who started the processes tells, or scripts/join.py, and a fault must not end the others
-        report(options, every=False)
+        report(Path(options.output), share)
 
 
 def launch_until_done(processes: int) -> None:
@@ -174,15 +174,12 @@ def texts(results: "Iterator[Result]", classify: "PictureClassifier", style: Par
         )
 
 
-def report(options: BulkOptions, *, every: bool) -> None:
-    """Name what could not be read, in all parts or in this process's; raise UserError where there is such."""
-    from fmnist_lightning.shares import Share, name_faults, read_plan
+def report(folder: Path, share: "Share | None" = None) -> None:
+    """Name what could not be read, in all parts or in that of a share; raise UserError where there is such."""
+    from fmnist_lightning.shares import name_faults, parts_of, read_plan
 
-    folder = Path(options.output)
     plan = read_plan(folder)
-    shares: Sequence[Share] = [Share(number, plan["shares"]) for number in range(1, plan["shares"] + 1)]
-    if not every:
-        shares = [share_of_process(options, None)]
-    print(f"written: {folder}, {len(shares)} of {plan['shares']} parts of {plan['files']:,} files", file=sys.stderr)
-    if faults := name_faults((folder / share.part(options.format) for share in shares), options.format):
+    parts = [folder / share.part(plan["format"])] if share else parts_of(folder, plan)
+    print(f"written: {folder}, {len(parts)} of {plan['shares']} parts of {plan['files']:,} files", file=sys.stderr)
+    if faults := name_faults(parts, plan["format"]).faults:
         raise UserError(f"{faults:,} of the pictures could not be read")

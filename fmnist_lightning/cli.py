@@ -94,11 +94,12 @@ def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
     parser = auto_parser(command, as_positional=True, parser_class=Parser)
     arguments = complete_flags(command, arguments)
     options = parser.parse_args(arguments).as_dict()
-    if options.get("resume") and not options["config"]:
+    if options.get("resume"):
         run, checkpoint = find_resumed(options["resume"], Path(options["log_dir"]))
         # Found once: the config may name another log folder, and another run may be the last a moment later.
         found = checkpoint if options["resume"].endswith(".ckpt") else run
-        options = parser.parse_args([f"--config={run / CONFIG}", *arguments, f"--resume={found}"]).as_dict()
+        config = [] if options["config"] else [f"--config={run / CONFIG}"]
+        options = parser.parse_args([*config, *arguments, f"--resume={found}"]).as_dict()
     # jsonargparse's restricted numbers are classes of their own, which neither YAML nor a safe checkpoint can hold.
     return {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
 

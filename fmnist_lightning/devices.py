@@ -24,8 +24,11 @@ class Devices(NamedTuple):
     """Where a training or a test computes, and how."""
 
     fabric: L.Fabric  # not launched yet; one process of several where the options name several devices
-    precision: Any  # as a Trainer takes it
     trainer: dict[str, Any]  # the Trainer's options that say where and how it computes
+
+    @property
+    def precision(self) -> Any:
+        return self.trainer["precision"]
 
 
 def resolve_devices(
@@ -38,9 +41,7 @@ def resolve_devices(
     """
     asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
     chosen: Any = "32-true" if precision == "auto" else precision
-    # By name, since Lightning takes no job called `bash` or `interactive` for SLURM's. Without its way of going on with
-    # a job that SLURM stops, which writes elsewhere than into the run folder: --resume does it.
-    plugins: list[Any] = [SLURMEnvironment(auto_requeue=False)] if started_by_srun() else []
+    plugins = srun_plugins()
     try:
         fabric = L.Fabric(
             accelerator=accelerator,
@@ -66,17 +67,28 @@ def resolve_devices(
         # for a driver's library each time: 0.14 ms a step (LOG.md, 2026-11-23).
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     keep_freed_memory()
-    arithmetic = fastest_precision(fabric.device) if precision == "auto" else precision
     trainer = {
         "accelerator": accelerator,
         "devices": devices,
         "num_nodes": num_nodes,
-        "precision": arithmetic,
+        "precision": fastest_precision(fabric.device) if precision == "auto" else precision,
         "strategy": "ddp" if is_distributed(fabric) else "auto",
         "plugins": plugins,
         "use_distributed_sampler": False,  # Lightning's repeats images; the shares of `Batches` don't
     }
-    return Devices(fabric, arithmetic, trainer)
+    return Devices(fabric, trainer)
+
+
+def srun_plugins() -> list[Any]:
+    """SLURM's environment by name, where srun started this process; Lightning finds it in no job called `interactive`.
+
+    Without its way of going on with a job that SLURM stops, which writes elsewhere than into the run folder: --resume
+    does it. Raises UserError where the job's options are none that Lightning takes.
+    """
+    try:
+        return [SLURMEnvironment(auto_requeue=False)] if started_by_srun() else []
+    except RuntimeError as error:
+        raise UserError(str(error)) from error
 
 
 def fastest_precision(device: torch.device) -> str:

@@ -75,7 +75,7 @@ def evaluate(
     given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision, "accelerator": accelerator}
     given |= {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     options |= {name: value for name, value in given.items() if value is not None}
-    find_checkpoint(folder, ckpt)
+    find_checkpoint(folder, ckpt)  # or the message that there is none, before the imports
     from fmnist_lightning.console import quiet
     from fmnist_lightning.devices import resolve_devices
     from fmnist_lightning.distributed import joined

@@ -7,6 +7,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
+from filelock import FileLock, Timeout
+
+from fmnist_lightning.errors import UserError
+
 STAGED = ".staged"
 
 
@@ -46,6 +50,25 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         install(Path(staged.name), path)
     finally:
         Path(staged.name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(lock: Path, taken: str) -> Iterator[None]:
+    """Hold the file `lock` alone. The system ends the claim with the process.
+
+    Raises UserError with the message `taken` where another process holds it, and where it can't be written.
+    """
+    claim = FileLock(lock)
+    try:
+        claim.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(taken) from error
+    except OSError as error:
+        raise UserError(f"{lock.parent} can't be written ({error.strerror}): make it writable") from error
+    try:
+        yield
+    finally:
+        claim.release()
 
 
 def sweep(folder: Path, pattern: str = "*") -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
-from fmnist_lightning.shares import Share, name_faults, raw_records, read_plan
+from fmnist_lightning.shares import name_faults, parts_of, raw_records, read_plan
 
 
 def join(*, folder: str, file: str) -> None:
@@ -17,21 +17,19 @@ def join(*, folder: str, file: str) -> None:
         file: File to write. It takes its name when it is whole.
     """
     plan = read_plan(Path(folder))
-    kind = plan["format"]
-    parts = [Path(folder) / Share(number, plan["shares"]).part(kind) for number in range(1, plan["shares"] + 1)]
+    kind, parts = plan["format"], parts_of(Path(folder), plan)
     if missing := [part.name for part in parts if not part.is_file()]:
         raise UserError(
             f"{folder} is not complete: {len(missing)} of {len(parts)} parts are still to be written, the first of "
             f"them {missing[0]}; run the command that began them again"
         )
-    rows = 0
     with atomic_write(Path(file)) as target:
         for part in parts:
             with part.open("rb") as source:
                 if kind == "csv" and part != parts[0]:
                     source.seek(len(next(raw_records(part, kind))[0]))  # one header is enough
                 shutil.copyfileobj(source, target)
-            rows += sum(1 for _, number in raw_records(part, kind) if number)
+    rows, faults = name_faults(parts, kind)
     print(f"{file}: {rows:,} rows of {plan['files']:,} files")
-    if faults := name_faults(parts, kind):
+    if faults:
         print(f"{faults:,} of the files could not be read; their rows say why", file=sys.stderr)

@@ -68,9 +68,8 @@ def predict(
         accelerator: Where to compute.
         log_dir: Folder of the run folders version_N.
     """
-    options = locals()
     if output is not None:
-        predict_into(BulkOptions(**{name: options[name] for name in BulkOptions._fields}))
+        predict_into(BulkOptions(**locals()))
         return
     if devices > 1 or share:
         raise UserError("--devices and --share need --output FOLDER, where each process writes a file of its own")

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.files import write_text
+from fmnist_lightning.files import claimed, write_text
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -160,20 +159,9 @@ def resume_command(run: Path) -> str:
     return f"python scripts/train.py --resume {shlex.quote(str(run))}"
 
 
-@contextlib.contextmanager
-def alone_in(run: Path) -> Iterator[None]:
-    """Raise UserError where another training goes on in this run folder. The system ends the claim with the process."""
-    lock = FileLock(run / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"another training goes on in {run}: wait until it ends, or stop it") from error
-    except OSError as error:
-        raise UserError(f"{run} can't be written ({error.strerror}): make it writable") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def alone_in(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Raise UserError where another training goes on in this run folder."""
+    return claimed(run / LOCK, f"another training goes on in {run}: wait until it ends, or stop it")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """How the cost of a step grows with processes: measured on this machine's CPU, and modelled for GPUs."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fmnist_lightning.benchmarking import PROGRAMS, observe, write_record
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.launching import usable_cores
 from fmnist_lightning.speed_tables import origin
 
 SCALING = re.compile(r"scaling ([\d.]+) ([\d.]+) ([\d.]+)")
@@ -69,10 +69,11 @@ def measure_case(case: Case, dataset: str, data_dir: str) -> dict[str, float]:
 def record_scaling(path: Path, dataset: str, data_dir: str) -> dict[str, Any]:
     """Measure all cases, write the record, return it."""
     rows = []
-    for case in cases(os.cpu_count() or 1):
+    cores = usable_cores()
+    for case in cases(cores):
         rows.append(measure_case(case, dataset, data_dir))
         print(f"{case}: {1e3 * rows[-1]['step']:.2f} ms a step", flush=True)
-    return write_record(path, {"scaling": rows, "cores": os.cpu_count()}, dataset, "cpu", None)
+    return write_record(path, {"scaling": rows, "cores": cores}, dataset, "cpu", None)
 
 
 def scaling_table(record: dict[str, Any]) -> str:

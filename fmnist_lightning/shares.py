@@ -12,19 +12,20 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.files import flush_folder, write_text
+from fmnist_lightning.files import claimed, flush_folder, write_text
 from fmnist_lightning.rows import printable
 from fmnist_lightning.sources import Fault
 
 PLAN = "plan.json"
+NEEDED = {"files", "list", "shares", "format"}  # of a plan, to find and join its parts
 PARTIAL = ".partial"
 
 
@@ -88,7 +89,14 @@ def read_plan(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no prediction: {PLAN} is missing") from error
     except ValueError as error:
         raise UserError(f"{folder / PLAN} can't be read ({error}): it is damaged") from error
-    return dict(plan)
+    if not isinstance(plan, dict) or not plan.keys() >= NEEDED:
+        raise UserError(f"{folder / PLAN} is no plan of a prediction: expected {', '.join(sorted(NEEDED))}")
+    return plan
+
+
+def parts_of(folder: Path, plan: dict[str, Any]) -> list[Path]:
+    """The parts of a folder, written or not, in the order of the list."""
+    return [folder / Share(number + 1, plan["shares"]).part(plan["format"]) for number in range(plan["shares"])]
 
 
 class Part:
@@ -101,18 +109,10 @@ class Part:
         self.header = header
         self.file: IO[bytes]
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Raise UserError where another process writes it. The system ends the claim with the process."""
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(f"another process writes {self.partial}: wait until it ends, or stop it") from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def claimed(self) -> AbstractContextManager[None]:
+        """Raise UserError where another process writes it."""
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        return claimed(lock, f"another process writes {self.partial}: wait until it ends, or stop it")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -206,12 +206,20 @@ def share_of(names: Iterable[str | Fault], share: Share, files: int) -> Iterator
     return islice(iter(names), *share.of(files))
 
 
-def name_faults(paths: Iterable[Path], kind: str) -> int:
-    """Say which files could not be read, by the rows of parts; return how many."""
-    faults = 0
-    for path in paths:
-        for row in rows_in(path, kind):
+class Told(NamedTuple):
+    """What parts hold."""
+
+    rows: int
+    faults: int  # those of the rows that tell why a file could not be read
+
+
+def name_faults(parts: Iterable[Path], kind: str) -> Told:
+    """Say which files could not be read, by the rows of parts, and count."""
+    rows = faults = 0
+    for part in parts:
+        for row in rows_in(part, kind):
+            rows += 1
             if row["error"]:
                 faults += 1
                 print(f"error: {printable(row['file'])}: {printable(row['error'])}", file=sys.stderr)
-    return faults
+    return Told(rows, faults)

@@ -20,25 +20,17 @@ from fmnist_lightning.cli import (
     Strategy,
 )
 from fmnist_lightning.errors import ProcessFailedError, UserError
-from fmnist_lightning.files import sweep
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch, processes_to_launch
 from fmnist_lightning.runs import (
     AUGMENTATION_OPTIONS,
-    CHECKPOINTS,
     DATA_OPTIONS,
     DEVICE_OPTIONS,
-    HPARAMS,
-    LAST,
     MODULE_OPTIONS,
     alone_in,
-    check_same_run,
     explaining_faults,
-    find_resumed,
-    new_run,
     resume_command,
     testing_command,
-    write_config,
 )
 
 if TYPE_CHECKING:
@@ -122,8 +114,7 @@ def train(
     """
     options = {**locals(), "dropout": list(dropout)}
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
-        # Found here, once: another run may be the last a moment later.
-        extra = [f"--resume={resumed(resume, Path(log_dir))}"] if resume else []
+        extra = [f"--resume={resume}"] if resume else []  # its path: another run may be the last a moment later
         try:
             launch(processes, num_nodes=num_nodes, extra=extra)
         except ProcessFailedError as failure:
@@ -157,6 +148,7 @@ def fit_and_test(options: dict[str, Any], devices: "Devices", callbacks: Sequenc
     from fmnist_lightning.fault_tolerance import OwnSignals
     from fmnist_lightning.module import build_classifier
     from fmnist_lightning.outputs import recorded, shown
+    from fmnist_lightning.resuming import find_or_make_run, open_run
 
     fabric = devices.fabric
     options, datamodule = prepare_data(options, fabric)
@@ -225,17 +217,6 @@ def has_batch_norm(module: "Classifier") -> bool:
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
-def resumed(resume: str, log_dir: Path) -> str:
-    """What to go on with, by its path."""
-    run, checkpoint = find_resumed(resume, log_dir)
-    return str(checkpoint if resume.endswith(".ckpt") else run)
-
-
-def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:
-    """The folder of the run, and the checkpoint to go on from, if it goes on."""
-    return find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
-
-
 def check_validation(val_fraction: float, ckpt: str, patience: int | None) -> None:
     """Raise UserError where options need a validation that there is not."""
     if val_fraction == 0 and (ckpt == "best" or patience):
@@ -249,57 +230,3 @@ def smoke_run(trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMN
     trainer.fit(module, datamodule)
     trainer.test(module, datamodule, verbose=False)
     print("smoke run passed: one batch of training, validation and test; no run folder was made")
-
-
-def open_run(
-    run: Path, checkpoint: Path | None, options: dict[str, Any], module: "Classifier"
-) -> tuple[Path | None, int]:
-    """Make the run folder ready; return the checkpoint to go on from, if any, and the steps done there.
-
-    Raises UserError where a resumed run's options or weights don't fit, or its checkpoint can't be read.
-    """
-    steps = 0
-    if checkpoint:
-        check_same_run(run, options)
-        checkpoint = existing_checkpoint(run, checkpoint)
-        steps = steps_done(run, checkpoint, module) if checkpoint else 0
-        (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
-        for folder in (run, run / CHECKPOINTS):
-            sweep(folder)
-    (run / CHECKPOINTS).mkdir(exist_ok=True)
-    write_config(run, {**options, "resume": None})
-    return checkpoint, steps
-
-
-def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
-    """The checkpoint itself; where it is not there, said aloud: the run's newest, or None where it has none yet."""
-    from fmnist_lightning.checkpoint import newest_readable
-
-    if checkpoint.exists() or checkpoint.name != LAST:
-        return checkpoint
-    if not any((run / CHECKPOINTS).glob("*.ckpt")):
-        print(f"{run} has no checkpoint yet: it starts from its beginning")
-        return None
-    if newest := newest_readable(run / CHECKPOINTS):
-        print(f"{checkpoint} is not there: it goes on from {newest}")
-    return newest or checkpoint
-
-
-def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
-    """Steps of training behind a checkpoint whose weights fit `module`.
-
-    Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
-    """
-    from fmnist_lightning.checkpoint import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
-
-    try:
-        content = read_checkpoint(checkpoint)
-        training_record(content)
-        if content.get("format") != FORMAT:
-            raise UserError(f"{checkpoint} is an older version's: it can be tested, but not gone on with")
-    except UserError as error:
-        other = newest_readable(run / CHECKPOINTS)
-        cure = f"the newest that can be read: {resume_command(other)}" if other else "no other one can be read either"
-        raise UserError(f"{error}; {cure}") from error
-    load_weights(module, content, checkpoint)
-    return int(content["global_step"])

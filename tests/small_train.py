@@ -1,7 +1,13 @@
-"""scripts/train.py on few drawn images without pictures, for tests that start it as people do. One rank may fail."""
+"""scripts/train.py on few drawn images without pictures, for tests that start it as people do.
+
+One rank may fail at its fourth batch, or wait there until it is told to stop.
+"""
 
 import os
+import signal
 import sys
+import time
+from pathlib import Path
 
 from several import FEW
 
@@ -10,7 +16,8 @@ from fmnist_lightning.cli import run
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.training import train
 
-FAILING = "TEST_FAILING_RANK"
+FAILING, WAITING = "TEST_FAILING_RANK", "TEST_WAITING_RANK"
+WAITS = Path("waits")  # there while the rank waits
 
 
 def prepare() -> None:
@@ -20,14 +27,19 @@ def prepare() -> None:
     drawn.PER_CLASS.update(FEW)
     Pictures.draw_validation = lambda *_: None  # type: ignore[method-assign]
     step = Classifier.training_step
+    place = ranks.launched()
 
-    def failing_step(self: Classifier, batch: object, batch_idx: int) -> object:
-        if batch_idx == 3:
-            raise UserError("this rank's own message")
+    def disturbed_step(self: Classifier, batch: object, batch_idx: int) -> object:
+        if place and batch_idx == 3:
+            if os.environ.get(FAILING) == str(place.rank):
+                raise UserError("this rank's own message")
+            if os.environ.get(WAITING) == str(place.rank):
+                WAITS.touch()
+                while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # as it is once one has come
+                    time.sleep(0.01)
         return step(self, batch, batch_idx)
 
-    if (place := ranks.launched()) and os.environ.get(FAILING) == str(place.rank):
-        Classifier.training_step = failing_step  # type: ignore[method-assign]
+    Classifier.training_step = disturbed_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -84,6 +84,19 @@ def test_a_flag_alone_means_true() -> None:
     assert parse(train, ["--fast_dev_run"])["fast_dev_run"] is True
 
 
+def test_a_run_to_go_on_is_found_once_with_a_recipe_too(tmp_path: Path) -> None:
+    """`last` would be another run a moment later, when the processes of a training look for it themselves."""
+    run = tmp_path / "version_7"
+    run.mkdir()
+    write_config(run, {**parse(train, []), "log_dir": "elsewhere", "lr": 0.125})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lr: 0.25\n")
+    resuming = ["--resume", "last", "--log_dir", str(tmp_path)]
+    for arguments, rate in ((resuming, 0.125), ([*resuming, "--config", str(recipe)], 0.25)):
+        options = parse(train, arguments)
+        assert (options["resume"], options["lr"]) == (str(run), rate)
+
+
 def test_no_data_and_no_network_is_an_error_with_its_cure(
     program: Program, tmp_path: Path, tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

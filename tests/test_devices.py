@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+from several import slurm_environment
 
 from fmnist_lightning.devices import fastest_precision, resolve_devices
+from fmnist_lightning.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,14 @@ def test_a_training_on_the_cpu_does_not_look_for_a_gpus_driver(monkeypatch: pyte
     torch.cuda.is_available()
     assert looked == [True]
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"
+
+
+def test_a_slurm_job_that_lightning_does_not_take_is_told_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in slurm_environment(0, 2, 12345).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(UserError, match="--ntasks-per-node=2"):
+        resolve_devices("cpu", 2, "32-true")
 
 
 # Twenty times 40 MB, 9,766 pages, taken and freed as a training step does.

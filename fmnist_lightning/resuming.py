@@ -1,0 +1,73 @@
+"""The run folder of a training: a new one, or one to go on in, from a checkpoint that fits."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fmnist_lightning.checkpoint import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.files import sweep
+from fmnist_lightning.runs import (
+    CHECKPOINTS,
+    HPARAMS,
+    LAST,
+    check_same_run,
+    find_resumed,
+    new_run,
+    resume_command,
+    write_config,
+)
+
+
+def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:
+    """The folder of the run, and the checkpoint to go on from, if it goes on."""
+    return find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
+
+
+def open_run(run: Path, checkpoint: Path | None, options: dict[str, Any], module: nn.Module) -> tuple[Path | None, int]:
+    """Make the run folder ready; return the checkpoint to go on from, if any, and the steps done there.
+
+    Raises UserError where a resumed run's options or weights don't fit, or its checkpoint can't be read.
+    """
+    steps = 0
+    if checkpoint:
+        check_same_run(run, options)
+        checkpoint = existing_checkpoint(run, checkpoint)
+        steps = steps_done(run, checkpoint, module) if checkpoint else 0
+        (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
+        for folder in (run, run / CHECKPOINTS):
+            sweep(folder)
+    (run / CHECKPOINTS).mkdir(exist_ok=True)
+    write_config(run, {**options, "resume": None})
+    return checkpoint, steps
+
+
+def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
+    """The checkpoint itself; where it is not there, said aloud: the run's newest, or None where it has none yet."""
+    if checkpoint.exists() or checkpoint.name != LAST:
+        return checkpoint
+    if not any((run / CHECKPOINTS).glob("*.ckpt")):
+        print(f"{run} has no checkpoint yet: it starts from its beginning")
+        return None
+    if newest := newest_readable(run / CHECKPOINTS):
+        print(f"{checkpoint} is not there: it goes on from {newest}")
+    return newest or checkpoint
+
+
+def steps_done(run: Path, checkpoint: Path, module: nn.Module) -> int:
+    """Steps of training behind a checkpoint whose weights fit `module`.
+
+    Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
+    """
+    try:
+        content = read_checkpoint(checkpoint)
+        training_record(content)
+        if content.get("format") != FORMAT:
+            raise UserError(f"{checkpoint} is an older version's: it can be tested, but not gone on with")
+    except UserError as error:
+        other = newest_readable(run / CHECKPOINTS)
+        cure = f"the newest that can be read: {resume_command(other)}" if other else "no other one can be read either"
+        raise UserError(f"{error}; {cure}") from error
+    load_weights(module, content, checkpoint)
+    return int(content["global_step"])
