@@ -94,6 +94,6 @@ class NotebookNet(nn.Module):
 MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {
     "seed": SeedNet,
     "notebook": NotebookNet,
-    "compact": partial(ResidualNet, widths=(16, 32, 64), depths=(1, 1, 3), stem_stride=2),
-    "advanced": partial(ResidualNet, widths=(32, 64, 128), depths=(1, 2, 3)),
+    "compact": partial(ResidualNet, stem=(16,), widths=(16, 32, 64), depths=(1, 1, 3)),
+    "advanced": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 128, 192), depths=(1, 1, 1, 1)),
 }

@@ -46,26 +46,31 @@ class Block(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """A convolution, three stages of blocks, the mean over all positions, one dense layer.
+    """Convolutions, stages of blocks, the mean over all positions, one dense layer.
 
-    `widths` and `depths` are channels and blocks of the stages, of which the second and third halve the size; the first
-    convolution does with a `stem_stride` of 2, for a quarter of the work. `dropout` has the rates behind each stage.
+    `stem` has the channels of the first convolutions, the last of which halves the size: what follows is a quarter of
+    the work. `widths` and `depths` are channels and blocks of the stages, each of which but the first halves the size
+    again. `dropout` has the rates behind the last of them.
     """
 
     def __init__(
-        self, dropout: Sequence[float], widths: Sequence[int], depths: Sequence[int], stem_stride: int = 1
+        self, dropout: Sequence[float], stem: Sequence[int], widths: Sequence[int], depths: Sequence[int]
     ) -> None:
         super().__init__()
-        width = widths[0]
-        # (B, C, H, H) with H = 28 / stem_stride
-        layers: list[nn.Module] = [convolution(1, width, 3, stem_stride), nn.BatchNorm2d(width), nn.ReLU()]
-        for outputs, depth, rate, stride in zip(widths, depths, dropout, (1, 2, 2), strict=True):
+        channels = 1
+        layers: list[nn.Module] = []
+        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one (B, C, 14, 14)
+            stride = 2 if number == len(stem) else 1
+            layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+            channels = outputs
+        rates = [0.0] * (len(widths) - len(dropout)) + [*dropout]
+        for stage, (outputs, depth, rate) in enumerate(zip(widths, depths, rates, strict=True)):
             for number in range(depth):
-                layers.append(Block(width, outputs, 1 if number else stride))
-                width = outputs
-            layers.append(Dropout(rate))  # (B, C, H, H), then half of that, then a quarter, rounded up
+                layers.append(Block(channels, outputs, 2 if stage and not number else 1))
+                channels = outputs
+            layers.append(Dropout(rate))  # (B, C, H, H) with H = 14, 7, 4, 2 stage by stage
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(width, NUM_CLASSES)
+        self.classifier = nn.Linear(channels, NUM_CLASSES)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")

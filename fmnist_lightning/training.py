@@ -85,7 +85,7 @@ def train(
         model: The net: seed is the original's; notebook, the larger one behind its reported figures; compact and
             advanced, residual nets of less than 250,000 and 1,300,000 parameters.
         dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths; of compact
-            and advanced, behind each of their three stages.
+            and advanced, behind each of their last three stages.
         max_epochs: Passes over the training set.
         batch_size: Images in a step, all devices together; each takes its share of the same batch.
         flip: Flip half of the training images left to right, other ones each time.

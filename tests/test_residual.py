@@ -25,12 +25,14 @@ def test_a_block_starts_as_its_way_round() -> None:
     assert halving(features).shape == (2, 16, 7, 7)
 
 
-def test_the_second_and_the_third_stage_halve_the_size() -> None:
-    net = ResidualNet(NO_DROPOUT, widths=(4, 8, 16), depths=(1, 2, 1)).eval()
-    assert net.features(torch.zeros(2, 1, 28, 28)).shape == (2, 16, 7, 7)
-    halved = ResidualNet(NO_DROPOUT, widths=(4, 8, 16), depths=(1, 2, 1), stem_stride=2).eval()
-    assert halved.features(torch.zeros(2, 1, 28, 28)).shape == (2, 16, 4, 4)
-    assert net(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, 10)
+def test_the_last_convolution_of_the_stem_and_each_later_stage_halve_the_size() -> None:
+    images = torch.zeros(2, 1, 28, 28)
+    three = ResidualNet(NO_DROPOUT, stem=(4,), widths=(4, 8, 16), depths=(1, 2, 1)).eval()
+    assert three.features(images).shape == (2, 16, 4, 4)
+    four = ResidualNet(NO_DROPOUT, stem=(4, 8), widths=(8, 8, 16, 24), depths=(1, 2, 1, 1)).eval()
+    assert four.features(images).shape == (2, 24, 2, 2)
+    assert four.features[:3](images).shape == (2, 4, 28, 28)
+    assert four(images.byte()).shape == (2, 10)
 
 
 def test_uint8_images_and_the_same_as_floats_give_the_same_logits() -> None:
@@ -40,11 +42,12 @@ def test_uint8_images_and_the_same_as_floats_give_the_same_logits() -> None:
     assert torch.equal(net(images), net(images.float() / 255))
 
 
-def test_each_rate_of_dropout_is_used() -> None:
+@pytest.mark.parametrize("model", ["compact", "advanced"])
+def test_each_rate_of_dropout_is_used(model: str) -> None:
     images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
     for place in range(3):
         rates = [0.5 if place == other else 0.0 for other in range(3)]
-        net = MODELS["compact"](rates)
+        net = MODELS[model](rates)
         torch.manual_seed(0)
         first = net(images)
         assert not torch.equal(first, net(images))
