@@ -92,14 +92,16 @@ def srun_plugins() -> list[Any]:
 
 
 def fastest_precision(device: torch.device) -> str:
-    """The precision in which the seed net was measured to train fastest: bf16-mixed where a CPU computes in bf16.
+    """The precision in which the nets were measured to train fastest: bf16-mixed where a CPU gains by it.
 
-    docs/speed.md has both. CPUs that emulate bf16 are slower in it (LOG.md, 2026-11-23); GPUs stay at 32-true until
-    they are measured. Older torch can't tell what a CPU has.
+    AMD's cores do by AVX-512's bf16 (docs/speed.md); Intel's, where they have it without AMX, as many a virtual machine
+    shows them, take a third longer (LOG.md, 2026-11-25), and CPUs that emulate bf16 longer still (2026-11-23). GPUs
+    stay at 32-true until they are measured. Older torch can't tell what a CPU has.
     """
-    capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    has_bf16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return "bf16-mixed" if device.type == "cpu" and has_bf16 else "32-true"
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    by_avx512 = capabilities.get("avx512_bf16", False) and "Intel" not in capabilities.get("cpu_name", "")
+    gains = by_avx512 or capabilities.get("amx_bf16", False)
+    return "bf16-mixed" if device.type == "cpu" and gains else "32-true"
 
 
 def keep_freed_memory() -> None:

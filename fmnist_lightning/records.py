@@ -15,6 +15,8 @@ from fmnist_lightning.runs import METRICS, read_config
 
 TARGETS = (91.39, 92.5, 93, 94, 94.5, 95)  # of test accuracy, per cent; the first is the original's
 SEEDS = 5  # that must reach a target
+ORIGINALS_NET = "original_notebook"  # the recipe of the net that printed the original's figures
+ORIGINALS_SECONDS = 2688  # of its training, as its notebook says
 TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
 
 
@@ -98,6 +100,21 @@ def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
         counted = f"{len(reaching[first])} of {len(records[first])}"
         lines.append(f"| {target:g} | {recipe_name(first)} | {duration(medians[first])} | {counted} |")
     return "\n".join(lines)
+
+
+def original_sentences(runs: list[dict[str, Any]]) -> str:
+    """Whether the original's figures lie within what seeds of the net behind them give, and how long both trained."""
+    ranges = []
+    for name in METRIC_NAMES:
+        values = [round(100 * run[name], 2) for run in runs]
+        where = "within" if min(values) <= ORIGINAL[name] <= max(values) else "outside"
+        ranges.append(f"{LABELS[name]} {min(values):.2f} to {max(values):.2f} (reported {ORIGINAL[name]:.2f}, {where})")
+    times = duration(statistics.median(run["training_seconds"] for run in runs)), duration(ORIGINALS_SECONDS)
+    net = f"{recipe_name(ORIGINALS_NET)}, {runs[0]['parameters']:,} parameters"
+    return (
+        f"The net behind the original's figures, {net}, gives on {len(runs)} seeds {', '.join(ranges)}. "
+        f"A training takes {times[0]} (median), the original's took {times[1]}."
+    )
 
 
 def duration(seconds: float) -> str:

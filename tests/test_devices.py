@@ -17,14 +17,16 @@ from fmnist_lightning.errors import UserError
     ("device", "capabilities", "precision"),
     [
         ("cpu", {"avx512_bf16": True}, "bf16-mixed"),
-        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ("cpu", {"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16-mixed"),
+        ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "32-true"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16-mixed"),
         ("cpu", {"avx512_bf16": False, "amx_bf16": False}, "32-true"),
         ("cpu", {"neon": True}, "32-true"),
         ("cuda", {"avx512_bf16": True}, "32-true"),
     ],
 )
-def test_bf16_is_the_default_of_cpus_that_compute_in_it(
-    device: str, capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+def test_bf16_is_the_default_of_cpus_that_gain_by_it(
+    device: str, capabilities: dict[str, bool | str], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert fastest_precision(torch.device(device)) == precision

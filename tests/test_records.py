@@ -11,9 +11,11 @@ import yaml
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.records import (
+    ORIGINALS_NET,
     add_record,
     marks,
     mean_and_spread,
+    original_sentences,
     read_records,
     results_table,
     time_table,
@@ -25,16 +27,31 @@ from fmnist_lightning.runs import write_config
 ROOT = Path(__file__).parent.parent
 
 
-def test_readmes_table_is_made_from_the_records() -> None:
-    table = results_table(read_records(ROOT / "results"))
-    begin, end = marks("results")
-    assert f"{begin}\n{table}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["results", "time", "original"])
+def test_readmes_figures_are_made_from_the_records(name: str) -> None:
+    records = read_records(ROOT / "results")
+    made = {
+        "results": results_table(records),
+        "time": time_table(records),
+        "original": original_sentences(records[ORIGINALS_NET]),
+    }
+    begin, end = marks(name)
+    assert f"{begin}\n{made[name]}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_readmes_times_are_made_from_the_records() -> None:
-    table = time_table(read_records(ROOT / "results"))
-    begin, end = marks("time")
-    assert f"{begin}\n{table}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_originals_figures_are_held_to_what_its_net_gives() -> None:
+    def run(accuracy: float, seconds: float) -> dict[str, float]:
+        return {
+            **dict.fromkeys(METRIC_NAMES, 0.9),
+            "accuracy": accuracy,
+            "training_seconds": seconds,
+            "parameters": 1000,
+        }
+
+    text = original_sentences([run(0.9139, 60), run(0.92, 600), run(0.9145, 120)])
+    assert "on 3 seeds accuracy 91.39 to 92.00 (reported 91.39, within)" in text
+    assert "precision 90.00 to 90.00 (reported 91.53, outside)" in text
+    assert text.endswith("A training takes 2.0 min (median), the original's took 44.8 min.")
 
 
 def test_the_first_to_a_target_is_the_recipe_of_which_five_seeds_reach_it_soonest() -> None:
