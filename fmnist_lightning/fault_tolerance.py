@@ -17,7 +17,7 @@ from fmnist_lightning.batches import Batch, mixed_seed
 from fmnist_lightning.distributed import Agreement, gather_objects
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import SIGNALS, Interrupted
-from fmnist_lightning.ranks import is_first
+from fmnist_lightning.ranks import is_first, launched
 
 
 class RandomState(Callback):
@@ -202,6 +202,8 @@ class StopOnSignal(OwnSignals):
         self.received = signum
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        if launched():  # Linux tells a process of its starter's end once for each thread of the starter
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not is_first():
             return
         with contextlib.suppress(OSError):  # what reads it may have ended by the same Ctrl-C
