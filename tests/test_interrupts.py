@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Program, metrics_of, small_run
+from several import torchrun_environment
 
 from fmnist_lightning import datamodule
 from fmnist_lightning.batches import Batch
@@ -24,6 +25,7 @@ from fmnist_lightning.runs import numbered_runs
 from fmnist_lightning.training import train
 
 ROOT = Path(__file__).parent.parent
+TORCHRUN = torchrun_environment(0, 2, 12345)
 
 
 def test_a_resumed_run_goes_on_in_its_folder(program: Program, tmp_path: Path, small_drawn: None) -> None:
@@ -79,13 +81,23 @@ def test_a_signal_while_the_data_is_fetched_makes_no_run(
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_second_signal_ends_the_program_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("starter", "after_sigterm"), [({}, signal.SIG_DFL), (TORCHRUN, signal.SIG_IGN)])
+def test_a_second_signal_ends_the_program_at_once(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    starter: dict[str, str],
+    after_sigterm: signal.Handlers,
+) -> None:
+    """But a second SIGTERM does not end one process of several, which the end of their starter sends more than once."""
+    for name, value in starter.items():
+        monkeypatch.setenv(name, value)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     StopOnSignal(tmp_path / "last.ckpt", "").receive(signal.SIGINT, None)
     after = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    assert set(after.values()) == {signal.SIG_DFL}
+    assert after == {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: after_sigterm}
     assert "once more to stop at once" in capfd.readouterr().err
 
 
