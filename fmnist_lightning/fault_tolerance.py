@@ -181,9 +181,10 @@ class OwnSignals(Callback):
 class StopOnSignal(OwnSignals):
     """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
 
-    All processes stop behind the same step, whichever got the signal. A second one ends the program at once. One during
-    validation is answered when that ends, its checkpoint written. Lightning's own answer to Ctrl-C saves nothing, and
-    its answer to SIGTERM exits with status 0.
+    All processes stop behind the same step, whichever got the signal. A second one ends the program at once, but no
+    second SIGTERM one process of several: Linux sends it for each thread of a killed starter (LOG.md, 2026-11-25). One
+    during validation is answered when that ends, its checkpoint written. Lightning's own answer to Ctrl-C saves
+    nothing, and its answer to SIGTERM exits with status 0.
     """
 
     def __init__(self, last: Path, advice: str) -> None:
@@ -202,7 +203,7 @@ class StopOnSignal(OwnSignals):
         self.received = signum
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        if launched():  # Linux tells a process of its starter's end once for each thread of the starter
+        if launched():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not is_first():
             return

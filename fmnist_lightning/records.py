@@ -102,6 +102,15 @@ def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def readme_tables(records: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """What README has between its marks, by the marks' names."""
+    return {
+        "results": results_table(records),
+        "time": time_table(records),
+        "original": original_sentences(records[ORIGINALS_NET]),
+    }
+
+
 def original_sentences(runs: list[dict[str, Any]]) -> str:
     """Whether the original's figures lie within what seeds of the net behind them give, and how long both trained."""
     ranges = []

@@ -15,15 +15,7 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         add: Run folders to keep as records first, as a list: [lightning_logs/version_0, ...].
         recipe: The recipe that they were trained by.
     """
-    from fmnist_lightning.records import (
-        ORIGINALS_NET,
-        add_record,
-        original_sentences,
-        read_records,
-        results_table,
-        time_table,
-        update_document,
-    )
+    from fmnist_lightning.records import add_record, read_records, readme_tables, update_document
     from fmnist_lightning.results_figure import write_results_figure
     from fmnist_lightning.scaling import model_table, scaling_table
     from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
@@ -33,11 +25,7 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
     records = read_records(ROOT / "results")
     write_results_figure(records, ROOT / "results" / "public.yaml", ROOT / "docs" / "images" / "results.png")
-    readme = {
-        "results": results_table(records),
-        "time": time_table(records),
-        "original": original_sentences(records[ORIGINALS_NET]),
-    }
+    readme = readme_tables(records)
     tables = {
         **readme,
         "speed": speed_table(read_record(ROOT / "benchmarks" / "speed.json")),

@@ -11,12 +11,12 @@ import yaml
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.records import (
-    ORIGINALS_NET,
     add_record,
     marks,
     mean_and_spread,
     original_sentences,
     read_records,
+    readme_tables,
     results_table,
     time_table,
     update_document,
@@ -29,12 +29,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("name", ["results", "time", "original"])
 def test_readmes_figures_are_made_from_the_records(name: str) -> None:
-    records = read_records(ROOT / "results")
-    made = {
-        "results": results_table(records),
-        "time": time_table(records),
-        "original": original_sentences(records[ORIGINALS_NET]),
-    }
+    made = readme_tables(read_records(ROOT / "results"))
     begin, end = marks(name)
     assert f"{begin}\n{made[name]}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
