@@ -94,6 +94,6 @@ class NotebookNet(nn.Module):
 MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {
     "seed": SeedNet,
     "notebook": NotebookNet,
-    "compact": partial(ResidualNet, stem=(16,), widths=(16, 32, 64), depths=(1, 1, 3)),
+    "compact": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 96), depths=(1, 1, 1)),
     "advanced": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 128, 192), depths=(1, 1, 1, 1)),
 }
