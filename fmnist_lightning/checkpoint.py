@@ -45,6 +45,7 @@ class TrainingRecord(NamedTuple):
     batch_size: int | None
     environment: dict[str, Any]  # of the training; empty where the checkpoint does not tell
     earlier_environments: list[dict[str, Any]]  # of a resumed training's parts before, where they were others
+    teacher: dict[str, Any] | None  # the net that it was distilled from, as `distillation.Teacher` identifies it
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -103,4 +104,5 @@ def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
         batch_size=checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size"),
         environment=checkpoint.get("environment", {}),
         earlier_environments=checkpoint.get("earlier_environments", []),
+        teacher=checkpoint.get("teacher"),
     )

@@ -37,12 +37,12 @@ def check_rate(_: type, rate: float) -> None:
 
 if TYPE_CHECKING:
     Seed = int
-    LearningRate = float
+    PositiveFinite = float
     Rate = float
     Share = float
 else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
-    LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<", math.inf)])
+    PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
     Rate = extend_base_type("Rate", float, check_rate)
 

@@ -204,6 +204,7 @@ def test_record(
         "validation": {"fraction": datamodule.val_fraction, "seed": CUT_SEED},
         "model": module.hparams["model"],
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
+        **({"teacher": trained.teacher} if trained.teacher else {}),
         "arithmetic": trainer.precision,
         **(trained.environment or here),
         "earlier_environments": trained.earlier_environments,

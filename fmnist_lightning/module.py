@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from fmnist_lightning.batches import Batch
 from fmnist_lightning.data import IMAGE_SIZE
+from fmnist_lightning.distillation import Teacher
 from fmnist_lightning.distributed import gather_rows
 from fmnist_lightning.layers import NUM_CLASSES
 from fmnist_lightning.metrics import build_metrics
@@ -62,6 +63,7 @@ class Classifier(L.LightningModule):
         dropout = list(dropout)
         self.save_hyperparameters()
         self.net = MODELS[model](dropout)
+        self.teacher: Teacher | None = None  # set by a training that has one
         train_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro", sync_on_compute=False)
         self.train_metrics = MetricCollection({"accuracy": train_accuracy}, prefix="train/")
         self.val_metrics = build_metrics("val/")
@@ -103,8 +105,14 @@ class Classifier(L.LightningModule):
         order = everything.indices.argsort()
         return Answers(*(part[order] for part in everything))
 
+    def on_fit_start(self) -> None:
+        if self.teacher:
+            self.teacher.net.to(self.device, self.dtype)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """In the middle of an epoch, keep what its figures will be made of."""
+        """Say who taught; in the middle of an epoch, keep what its figures will be made of."""
+        if self.teacher:
+            checkpoint["teacher"] = self.teacher.identity
         if self.seen["train"]:
             checkpoint["seen"] = [part.cpu() for part in self.all_seen("train")]
 
@@ -116,6 +124,8 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch, "train")
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.hparams["label_smoothing"])
+        if self.teacher:
+            loss = self.teacher.loss(logits, batch.images, loss)
         # DDP takes the mean of all processes' gradients, whose shares of the batch need not be equal.
         loss = loss * (len(batch.labels) * self.trainer.world_size / batch.total)
         # Not in on_train_epoch_end, which comes too late for the callbacks that print and save these figures.

@@ -83,6 +83,17 @@ def to_files(pretrained: Pretrained) -> tuple[bytes, bytes]:
     return content, f"{json.dumps({**pretrained.card, 'weights': weights}, indent=2)}\n".encode()
 
 
+def identity(pretrained: Pretrained) -> dict[str, Any]:
+    """Plain values that say which net it is; the digest is that of a .safetensors file of its weights."""
+    weights, _ = to_files(pretrained)
+    parameters = sum(parameter.numel() for parameter in pretrained.net.parameters())
+    return {
+        "model": pretrained.card["model"],
+        "parameters": parameters,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+
+
 def card_path(weights: Path) -> Path:
     return weights.with_suffix(".json")
 
@@ -185,6 +196,7 @@ def make_card(
         "dataset": dataset,
         **({"data_sha256": digests} if dataset == "fashion_mnist" else {}),
         "training": {name: options[name] for name in RECIPE_OPTIONS if name in options},
+        **({"teacher": checkpoint["teacher"]} if "teacher" in checkpoint else {}),
         "trained_with": checkpoint.get("environment", {}),
         **({"metrics": metrics} if metrics else {}),
         "licence": "MIT",

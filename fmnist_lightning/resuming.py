@@ -1,9 +1,7 @@
 """The run folder of a training: a new one, or one to go on in, from a checkpoint that fits."""
 
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from fmnist_lightning.checkpoint import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
 from fmnist_lightning.errors import UserError
@@ -19,16 +17,21 @@ from fmnist_lightning.runs import (
     write_config,
 )
 
+if TYPE_CHECKING:
+    from fmnist_lightning.module import Classifier
+
 
 def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:
     """The folder of the run, and the checkpoint to go on from, if it goes on."""
     return find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
 
 
-def open_run(run: Path, checkpoint: Path | None, options: dict[str, Any], module: nn.Module) -> tuple[Path | None, int]:
+def open_run(
+    run: Path, checkpoint: Path | None, options: dict[str, Any], module: "Classifier"
+) -> tuple[Path | None, int]:
     """Make the run folder ready; return the checkpoint to go on from, if any, and the steps done there.
 
-    Raises UserError where a resumed run's options or weights don't fit, or its checkpoint can't be read.
+    Raises UserError where a resumed run's options, weights or teacher don't fit, or its checkpoint can't be read.
     """
     steps = 0
     if checkpoint:
@@ -55,8 +58,8 @@ def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
     return newest or checkpoint
 
 
-def steps_done(run: Path, checkpoint: Path, module: nn.Module) -> int:
-    """Steps of training behind a checkpoint whose weights fit `module`.
+def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
+    """Steps of training behind a checkpoint whose weights and teacher are those of `module`.
 
     Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
     """
@@ -70,4 +73,12 @@ def steps_done(run: Path, checkpoint: Path, module: nn.Module) -> int:
         cure = f"the newest that can be read: {resume_command(other)}" if other else "no other one can be read either"
         raise UserError(f"{error}; {cure}") from error
     load_weights(module, content, checkpoint)
+    check_same_teacher(run, content.get("teacher"), module.teacher.identity if module.teacher else None)
     return int(content["global_step"])
+
+
+def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
+    """Raise UserError where a run would go on with another teacher than it began with."""
+    if before != now:
+        one, other = (f"{net['model']} {net['sha256'][:12]}..." if net else "none" for net in (before, now))
+        raise UserError(f"{run} was taught by {one}, and can't go on with {other}: name its own net with --teacher")

@@ -12,7 +12,7 @@ from fmnist_lightning.cli import (
     LOG_DIR,
     Accelerator,
     Dataset,
-    LearningRate,
+    PositiveFinite,
     Precision,
     Rate,
     Seed,
@@ -29,6 +29,7 @@ from fmnist_lightning.runs import (
     MODULE_OPTIONS,
     alone_in,
     explaining_faults,
+    find_run,
     resume_command,
     testing_command,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from fmnist_lightning.datamodule import FashionMNISTDataModule
     from fmnist_lightning.devices import Devices
+    from fmnist_lightning.distillation import Teacher
     from fmnist_lightning.module import Classifier
 
 
@@ -55,10 +57,13 @@ def train(
     shift: NonNegativeInt = 0,
     erase: Share = 0.0,
     optimizer: Literal["adam", "muon"] = "adam",
-    lr: LearningRate = 1e-3,
+    lr: PositiveFinite = 1e-3,
     weight_decay: NonNegativeFloat = 0.0,
     schedule: Literal["constant", "one_cycle"] = "constant",
     label_smoothing: Share = 0.0,
+    teacher: str | None = None,
+    teacher_share: Share = 0.9,
+    temperature: PositiveFinite = 4.0,
     ema: Share = 0.0,
     patience: PositiveInt | None = None,
     checkpoint_every_minutes: PositiveFloat | None = None,
@@ -96,6 +101,10 @@ def train(
         weight_decay: Share of itself, times the learning rate, that each weight loses at a step, as in AdamW.
         schedule: Of the learning rate: constant; one_cycle, up and then down to nearly nothing over the whole training.
         label_smoothing: Share of each label that is spread over all classes, in the loss that is trained, not logged.
+        teacher: Learn from a trained net too, by what it says of each augmented image: packaged, a run folder, last for
+            the newest, a checkpoint, or a .safetensors. One that saw the validation images makes val/accuracy too good.
+        teacher_share: Share of the teacher in the loss; the labels have the rest.
+        temperature: Softens the probabilities of both nets before they are compared, where it is above 1.
         ema: Validate, keep and test an exponential moving average of the weights; so much of it stays at each step.
         patience: Stop after so many epochs without a better val/accuracy.
         checkpoint_every_minutes: Save in the middle of epochs too, so often. Each epoch is saved at its end anyway.
@@ -152,8 +161,10 @@ def fit_and_test(options: dict[str, Any], devices: "Devices", callbacks: Sequenc
 
     fabric = devices.fabric
     options, datamodule = prepare_data(options, fabric)
+    options, teacher = prepare_teacher(options, fabric)
     L.seed_everything(options["seed"], verbose=False)
     module = build_classifier({name: options[name] for name in MODULE_OPTIONS}, options["precision"])
+    module.teacher = teacher
     base = training_options(options, devices, module)
     if options["fast_dev_run"]:
         display = shown(options["dataset"])
@@ -190,6 +201,28 @@ def prepare_data(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str,
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)
     return options, datamodule
+
+
+def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str, Any], "Teacher | None"]:
+    """The options with their teacher resolved, and that teacher, read by the first process, if there is to be one.
+
+    Raises UserError where it can't be had.
+    """
+    if not options["teacher"]:
+        return options, None
+    from fmnist_lightning.distillation import Teacher
+    from fmnist_lightning.distributed import told
+    from fmnist_lightning.pretrained import identity, load_pretrained
+
+    def load() -> tuple[str, Teacher]:
+        source, log_dir = options["teacher"], Path(options["log_dir"])
+        source = str(find_run(source, log_dir)) if source == "last" else source  # this run will be the last
+        pretrained = load_pretrained(source)
+        net = pretrained.net.requires_grad_(False)
+        return source, Teacher(net, identity(pretrained), options["teacher_share"], options["temperature"])
+
+    source, teacher = told(fabric, load)
+    return {**options, "teacher": source}, teacher
 
 
 def training_options(options: dict[str, Any], devices: "Devices", module: "Classifier") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
 from fmnist_lightning.runs import DATA_OPTIONS, DEVICE_OPTIONS
 from fmnist_lightning.search_space import Plan, read_space
-from fmnist_lightning.training import train
+from fmnist_lightning.training import prepare_teacher, train
 
 # Options of this command that stand in for the recipe's.
 OWN = ("dataset", "data_dir", "val_fraction", "accelerator", "devices", "precision")
@@ -122,13 +122,14 @@ def carry_out(plan: Plan, url: str) -> None:
 
 
 def checked(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with their data set resolved. Raises UserError where data or device would fail every trial."""
+    """The options with data set and teacher resolved. Raises UserError where one of them would fail every trial."""
     from fmnist_lightning.console import quiet
     from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
     from fmnist_lightning.devices import resolve_devices
 
     quiet()
-    resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
+    devices = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
+    options, _ = prepare_teacher(options, devices.fabric)
     options = {**options, "dataset": resolve_dataset(options["dataset"], Path(options["data_dir"]))}
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     datamodule.prepare_data()

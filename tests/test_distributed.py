@@ -65,11 +65,24 @@ def test_several_devices_train_as_one_does(tmp_path: Path, alone: Path, world_si
     assert outputs[1:] == [""] * (world_size - 1)  # one console
 
 
-def test_muon_a_schedule_and_an_average_of_weights_are_those_of_one_process_too(tmp_path: Path) -> None:
+def test_muon_a_schedule_an_average_of_weights_and_a_teacher_are_those_of_one_process_too(
+    tmp_path: Path, alone: Path
+) -> None:
     options = ["--max_epochs", 2, "--dropout", "[0,0,0]", "--optimizer", "muon", "--lr", 0.003, "--patience", 1]
-    options += ["--schedule", "one_cycle", "--ema", 0.9, "--label_smoothing", 0.1, "--test", "false"]
-    alone, _ = trained_by(tmp_path / "alone", 1, *options)
-    assert close(trained_by(tmp_path / "two", 2, *options)[0], alone)
+    options += [
+        "--schedule",
+        "one_cycle",
+        "--ema",
+        0.9,
+        "--label_smoothing",
+        0.1,
+        "--teacher",
+        alone,
+        "--test",
+        "false",
+    ]
+    one, _ = trained_by(tmp_path / "one", 1, *options)
+    assert close(trained_by(tmp_path / "two", 2, *options)[0], one)
 
 
 def use_tiny_mirror(files: dict[str, bytes], url: str) -> None:

@@ -22,7 +22,7 @@ __all__ = ["figures", "folder", "no_lasting_filters", "train_by", "undrawn_study
 def test_a_wrong_space_is_an_error_before_anything_starts(program: Program, folder: Path) -> None:
     status, output = program(tune, *arguments(folder, {"lr": {"low": 0, "high": 1}}, 1))
     assert status == 1
-    assert f"error: {folder.parent / 'space.yaml'}: lr: low is 0: Not of type LearningRate" in output
+    assert f"error: {folder.parent / 'space.yaml'}: lr: low is 0: Not of type PositiveFinite" in output
     assert not folder.exists()
 
 
@@ -30,6 +30,13 @@ def test_a_wrong_recipe_ends_with_2(program: Program, folder: Path) -> None:
     status, output = program(tune, *arguments(folder, RATES, 1, learning_rate=1))
     assert status == 2
     assert "learning_rate" in output
+
+
+def test_a_teacher_that_cannot_be_had_is_named_before_a_study_is_made(program: Program, folder: Path) -> None:
+    status, output = program(tune, *arguments(folder, RATES, 1, teacher="nowhere"))
+    assert status == 1
+    assert "error: nowhere is not a folder" in output
+    assert not folder.exists()
 
 
 def test_whole_lists_can_be_chosen(program: Program, folder: Path, train_by: Callable[..., None]) -> None:

@@ -1,0 +1,138 @@
+"""A net that learns from another one: by the literature's loss, from a teacher that stays as it is, on to the bit."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Program, metrics_of, small_run
+from scipy.stats import entropy
+
+from fmnist_lightning.checkpoint import read_checkpoint
+from fmnist_lightning.distillation import Teacher
+from fmnist_lightning.models import SeedNet
+from fmnist_lightning.pretrained import PACKAGED, load_pretrained, read_card
+from fmnist_lightning.runs import read_config
+from fmnist_lightning.torture import result
+from fmnist_lightning.training import train
+
+IMAGES = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS_LOSS = torch.tensor(2.0)
+
+
+@pytest.fixture
+def net() -> SeedNet:
+    torch.manual_seed(0)
+    return SeedNet().eval()
+
+
+@pytest.fixture
+def taught(program: Program, tmp_path: Path, trained: Path) -> Path:
+    """A run of two epochs that learned from `trained`."""
+    return small_run(program, tmp_path / "taught", "--teacher", trained)[0]
+
+
+@pytest.mark.parametrize(("share", "temperature"), [(0.0, 1.0), (0.5, 1.0), (0.9, 4.0)])
+def test_the_loss_is_that_of_the_labels_and_scipys_divergence(net: SeedNet, share: float, temperature: float) -> None:
+    logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
+    theirs, ours = ((one / temperature).softmax(dim=1).detach() for one in (net(IMAGES), logits))
+    divergence = entropy(theirs.numpy(), ours.numpy(), axis=1).mean()
+    expected = (1 - share) * 2 + share * temperature**2 * divergence
+    assert Teacher(net, {}, share, temperature).loss(logits, IMAGES, LABELS_LOSS).item() == pytest.approx(expected)
+
+
+def test_who_agrees_with_the_teacher_has_the_labels_loss_alone_and_who_does_not_has_more(net: SeedNet) -> None:
+    teacher = Teacher(net, {}, 0.75, 4.0)
+    assert teacher.loss(net(IMAGES), IMAGES, LABELS_LOSS).item() == pytest.approx(0.25 * 2)
+    assert teacher.loss(-9 * net(IMAGES), IMAGES, LABELS_LOSS).item() > 0.25 * 2 + 0.1
+
+
+def test_gradients_reach_the_learner_and_not_the_teacher(net: SeedNet) -> None:
+    logits = torch.zeros(6, 10, requires_grad=True)
+    Teacher(net, {}, 0.9, 4.0).loss(logits, IMAGES, LABELS_LOSS).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_run_learns_from_its_teacher_and_keeps_the_learner_alone(
+    program: Program, tmp_path: Path, trained: Path, taught: Path
+) -> None:
+    alone, _ = small_run(program, tmp_path / "alone")
+    assert result(taught)["tensors"] != result(alone)["tensors"]
+    content = read_checkpoint(taught / "checkpoints" / "last.ckpt")
+    assert content["state_dict"].keys() == read_checkpoint(alone / "checkpoints" / "last.ckpt")["state_dict"].keys()
+    teacher = load_pretrained(str(trained))
+    assert content["teacher"]["model"] == "seed"
+    assert content["teacher"]["parameters"] == 225_034
+    assert load_pretrained(str(taught)).card["teacher"] == content["teacher"]
+    assert "teacher" not in teacher.card
+
+
+def test_a_learner_that_hears_the_teacher_alone_comes_to_agree_with_it(net: SeedNet) -> None:
+    torch.manual_seed(1)
+    learner = SeedNet((0.0, 0.0, 0.0))
+    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(30):
+        loss = Teacher(net, {}, 0.9, 4.0).loss(learner(IMAGES), IMAGES, torch.tensor(0.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 10
+
+
+def test_a_test_says_who_taught(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--max_epochs", 1, "--teacher", "packaged")
+    card = read_card(PACKAGED.with_suffix(".json"))
+    assert metrics_of(run)["teacher"] == {
+        "model": card["model"],
+        "parameters": card["parameters"],
+        "sha256": card["weights"]["sha256"],
+    }
+
+
+def test_a_run_that_goes_on_with_its_teacher_ends_as_if_it_had_not_stopped(
+    program: Program, tmp_path: Path, trained: Path, taught: Path
+) -> None:
+    stopped, _ = small_run(program, tmp_path / "stopped", "--teacher", trained, "--max_epochs", 1, "--test", "false")
+    assert program(train, "--resume", stopped, "--max_epochs", 2, "--test", "true")[0] == 0
+    ended, expected = result(stopped), result(taught)
+    assert (ended["tensors"], ended["figures"]) == (expected["tensors"], expected["figures"])
+
+
+@pytest.mark.parametrize("other", [("--teacher", "packaged"), ("--teacher", "null")], ids=["another", "none"])
+def test_a_run_does_not_go_on_with_another_teacher(
+    program: Program, trained: Path, taught: Path, other: tuple[str, str]
+) -> None:
+    status, output = program(train, "--resume", taught, "--max_epochs", 3, *other)
+    assert status == 1
+    assert f"{taught} was taught by seed" in output
+    assert "name its own net with --teacher" in output
+
+
+def test_a_run_without_a_teacher_does_not_go_on_with_one(program: Program, trained: Path) -> None:
+    status, output = program(train, "--resume", trained, "--max_epochs", 2, "--teacher", "packaged")
+    assert status == 1
+    assert f"{trained} was taught by none" in output
+
+
+def test_last_is_the_newest_run_when_the_training_began(program: Program, trained: Path) -> None:
+    run, _ = small_run(program, trained.parent, "--teacher", "last", "--max_epochs", 1, "--test", "false")
+    assert read_config(run)["teacher"] == str(trained)
+
+
+def test_a_teacher_that_is_not_there_is_named_and_leaves_no_run(program: Program, tmp_path: Path) -> None:
+    arguments = ("--dataset", "drawn", "--log_dir", tmp_path / "logs", "--teacher", tmp_path / "gone")
+    status, output = program(train, *arguments)
+    assert status == 1
+    assert output.startswith(f"error: {tmp_path / 'gone'}")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("wrong", [("--temperature", 0), ("--temperature", math.inf), ("--teacher_share", 1.5)])
+def test_wrong_numbers_are_refused(program: Program, wrong: tuple[str, float]) -> None:
+    status, output = program(train, "--teacher", "packaged", *wrong)
+    assert status == 2
+    assert wrong[0].lstrip("-") in output
