@@ -107,7 +107,8 @@ class Classifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.teacher:
-            self.teacher.net.to(self.device, self.dtype)
+            weight = next(self.net.parameters())
+            self.teacher.net.to(weight.device, weight.dtype)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say who taught; in the middle of an epoch, keep what its figures will be made of."""
