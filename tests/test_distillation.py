@@ -16,6 +16,7 @@ from fmnist_lightning.runs import read_config
 from fmnist_lightning.torture import result
 from fmnist_lightning.training import train
 
+pytestmark = pytest.mark.usefixtures("small_drawn")
 IMAGES = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS_LOSS = torch.tensor(2.0)
 
