@@ -81,4 +81,5 @@ def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, 
     """Raise UserError where a run would go on with another teacher than it began with."""
     if before != now:
         one, other = (f"{net['model']} {net['sha256'][:12]}..." if net else "none" for net in (before, now))
-        raise UserError(f"{run} was taught by {one}, and can't go on with {other}: name its own net with --teacher")
+        cure = "name its own teacher" if before else "give --teacher null"
+        raise UserError(f"{run} was taught by {one}, and can't go on with {other}: {cure}")

@@ -206,7 +206,7 @@ def prepare_data(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str,
 def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str, Any], "Teacher | None"]:
     """The options with their teacher resolved, and that teacher, read by the first process, if there is to be one.
 
-    Raises UserError where it can't be had.
+    Raises UserError where it can't be had, or learned from other images.
     """
     if not options["teacher"]:
         return options, None
@@ -218,6 +218,9 @@ def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[s
         source, log_dir = options["teacher"], Path(options["log_dir"])
         source = str(find_run(source, log_dir)) if source == "last" else source  # this run will be the last
         pretrained = load_pretrained(source)
+        found, dataset = pretrained.card["dataset"], options["dataset"]
+        if found != dataset:
+            raise UserError(f"{source} was trained on {found}, and this training is on {dataset}: name another teacher")
         net = pretrained.net.requires_grad_(False)
         return source, Teacher(net, identity(pretrained), options["teacher_share"], options["temperature"])
 

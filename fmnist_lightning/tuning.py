@@ -129,8 +129,8 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
 
     quiet()
     devices = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
-    options, _ = prepare_teacher(options, devices.fabric)
     options = {**options, "dataset": resolve_dataset(options["dataset"], Path(options["data_dir"]))}
+    options, _ = prepare_teacher(options, devices.fabric)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     datamodule.prepare_data()
     datamodule.setup("fit")

@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.distillation import Teacher
 from fmnist_lightning.models import SeedNet
-from fmnist_lightning.pretrained import PACKAGED, load_pretrained, read_card
+from fmnist_lightning.pretrained import PACKAGED, Pretrained, identity, load_pretrained, read_card, save_pretrained
 from fmnist_lightning.runs import read_config
 from fmnist_lightning.torture import result
 from fmnist_lightning.training import train
@@ -31,6 +31,13 @@ def net() -> SeedNet:
 def taught(program: Program, tmp_path: Path, trained: Path) -> Path:
     """A run of two epochs that learned from `trained`."""
     return small_run(program, tmp_path / "taught", "--teacher", trained)[0]
+
+
+@pytest.fixture
+def stranger(net: SeedNet, tmp_path: Path) -> Path:
+    """Weights of a net that taught nobody."""
+    card = {**read_card(PACKAGED.with_suffix(".json")), "model": "seed", "dropout": [0.25, 0.25, 0.5]}
+    return save_pretrained(Pretrained(net, {**card, "dataset": "drawn"}), tmp_path / "stranger")
 
 
 @pytest.mark.parametrize(("share", "temperature"), [(0.0, 1.0), (0.5, 1.0), (0.9, 4.0)])
@@ -84,10 +91,13 @@ def test_a_learner_that_hears_the_teacher_alone_comes_to_agree_with_it(net: Seed
     assert losses[-1] < losses[0] / 10
 
 
-def test_a_test_says_who_taught(program: Program, tmp_path: Path) -> None:
-    run, _ = small_run(program, tmp_path, "--max_epochs", 1, "--teacher", "packaged")
+def test_a_test_says_who_taught(trained: Path, taught: Path) -> None:
+    assert metrics_of(taught)["teacher"] == identity(load_pretrained(str(trained)))
+
+
+def test_a_teacher_has_the_digest_that_stands_in_its_card() -> None:
     card = read_card(PACKAGED.with_suffix(".json"))
-    assert metrics_of(run)["teacher"] == {
+    assert identity(load_pretrained()) == {
         "model": card["model"],
         "parameters": card["parameters"],
         "sha256": card["weights"]["sha256"],
@@ -103,20 +113,27 @@ def test_a_run_that_goes_on_with_its_teacher_ends_as_if_it_had_not_stopped(
     assert (ended["tensors"], ended["figures"]) == (expected["tensors"], expected["figures"])
 
 
-@pytest.mark.parametrize("other", [("--teacher", "packaged"), ("--teacher", "null")], ids=["another", "none"])
-def test_a_run_does_not_go_on_with_another_teacher(
-    program: Program, trained: Path, taught: Path, other: tuple[str, str]
-) -> None:
-    status, output = program(train, "--resume", taught, "--max_epochs", 3, *other)
+@pytest.mark.parametrize("other", ["another", "none"])
+def test_a_run_does_not_go_on_with_another_teacher(program: Program, taught: Path, stranger: Path, other: str) -> None:
+    status, output = program(
+        train, "--resume", taught, "--max_epochs", 3, "--teacher", stranger if other == "another" else "null"
+    )
     assert status == 1
     assert f"{taught} was taught by seed" in output
-    assert "name its own net with --teacher" in output
+    assert "name its own teacher" in output
 
 
-def test_a_run_without_a_teacher_does_not_go_on_with_one(program: Program, trained: Path) -> None:
-    status, output = program(train, "--resume", trained, "--max_epochs", 2, "--teacher", "packaged")
+def test_a_run_without_a_teacher_does_not_go_on_with_one(program: Program, trained: Path, stranger: Path) -> None:
+    status, output = program(train, "--resume", trained, "--max_epochs", 2, "--teacher", stranger)
     assert status == 1
     assert f"{trained} was taught by none" in output
+    assert "give --teacher null" in output
+
+
+def test_a_teacher_of_other_images_is_refused(program: Program, tmp_path: Path) -> None:
+    status, output = program(train, "--dataset", "drawn", "--log_dir", tmp_path, "--teacher", "packaged")
+    assert status == 1
+    assert "packaged was trained on fashion_mnist, and this training is on drawn" in output
 
 
 def test_last_is_the_newest_run_when_the_training_began(program: Program, trained: Path) -> None:
