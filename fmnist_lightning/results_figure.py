@@ -16,6 +16,7 @@ from fmnist_lightning.records import TTA_SUFFIX
 ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
 ORIGINALS_SECONDS = 2_688  # as its notebook shows, on a machine that it does not name
 PNG_DPI = 120
+NEAR_RATIO, NEAR_ACCURACY = 2.5, 0.3  # of points on the logarithmic axis and on the other, per cent
 
 
 class Point(NamedTuple):
@@ -80,10 +81,21 @@ def draw_points(axes: Axes, points: list[Point], field: str, color: str, marker:
     places = [getattr(point, field) for point in points]
     accuracies, spreads = [point.accuracy for point in points], [point.spread for point in points]
     axes.errorbar(places, accuracies, yerr=spreads, color=color, marker=marker, linestyle="", capsize=3, label=whose)
+    how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
     for place, point in zip(places, points, strict=True):
-        # Ours below their points, others' above, where they are near each other.
-        offset = (5, -11) if whose == "this project" else (5, 4)
-        axes.annotate(point.name, (place, point.accuracy), offset, textcoords="offset points", fontsize=7)
+        # Ours below their points, or above where one stands in the way; others' above.
+        if whose != "this project":
+            axes.annotate(point.name, (place, point.accuracy), (5, 4), **how)
+        elif any(has_in_its_way(point, other, field) for other in points):
+            axes.annotate(point.name, (place, point.accuracy + point.spread), (0, 5), ha="center", **how)
+        else:
+            axes.annotate(point.name, (place, point.accuracy), (5, -11), **how)
+
+
+def has_in_its_way(point: Point, other: Point, field: str) -> bool:
+    """Whether `other` stands where a name to the right of `point` would."""
+    ratio = getattr(other, field) / getattr(point, field)
+    return 1 < ratio < NEAR_RATIO and abs(other.accuracy - point.accuracy) < NEAR_ACCURACY
 
 
 def write_results_figure(records: dict[str, list[dict[str, Any]]], public: Path, path: Path) -> None:
