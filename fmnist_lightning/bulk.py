@@ -1,6 +1,5 @@
 """Prediction into a folder: by several processes, resumable; shares.py says how. Heavy imports are in the functions."""
 
-import hashlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -140,16 +139,10 @@ def plan_of(
     options: BulkOptions, classify: "PictureClassifier", share: "Share", files: dict[str, Any]
 ) -> dict[str, Any]:
     """What all processes, and those that go on, must have in common."""
+    from fmnist_lightning.pretrained import weights_digest
+
     kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
-    return {**files, "shares": share.total, **kept, "weights": digest_of(classify)}
-
-
-def digest_of(classify: "PictureClassifier") -> str:
-    """The SHA-256 of a net's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in classify.net.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return {**files, "shares": share.total, **kept, "weights": weights_digest(classify.net)}
 
 
 def device_name(accelerator: str, place: Rank | None) -> str:

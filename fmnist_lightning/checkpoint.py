@@ -45,7 +45,7 @@ class TrainingRecord(NamedTuple):
     batch_size: int | None
     environment: dict[str, Any]  # of the training; empty where the checkpoint does not tell
     earlier_environments: list[dict[str, Any]]  # of a resumed training's parts before, where they were others
-    teacher: dict[str, Any] | None  # the net that it was distilled from, as `distillation.Teacher` identifies it
+    teacher: dict[str, Any] | None  # `Teacher.identity` of the net that it was distilled from
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

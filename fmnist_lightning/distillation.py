@@ -14,9 +14,15 @@ class Teacher(NamedTuple):
     """
 
     net: nn.Module
-    identity: dict[str, Any]  # plain values that say which net it is, for checkpoints and records
+    model: str  # its name in MODELS
+    sha256: str  # of its weights, as `pretrained.weights_digest` has it
     share: float  # of the teacher in the loss; the labels have the rest
     temperature: float  # above 1 it softens both nets' probabilities, and what the teacher finds unlikely counts more
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain values that say who teaches and how, for checkpoints and records."""
+        return {name: getattr(self, name) for name in self._fields if name != "net"}
 
     def loss(self, logits: Tensor, images: Tensor, labels_loss: Tensor) -> Tensor:
         """The loss of a batch: the labels' own, and the divergence from what the teacher says of the same images.

@@ -76,22 +76,21 @@ def save_pretrained(pretrained: Pretrained, path: Path) -> Path:
 
 def to_files(pretrained: Pretrained) -> tuple[bytes, bytes]:
     """The content of the weights file and of its card, which names the other's SHA-256."""
-    # Channels last in the net; safetensors takes rows in plain order only.
-    tensors = {name: tensor.contiguous() for name, tensor in pretrained.net.state_dict().items()}
-    content = to_safetensors(tensors, metadata={"format": "pt"})
+    content = weights_content(pretrained.net)
     weights = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return content, f"{json.dumps({**pretrained.card, 'weights': weights}, indent=2)}\n".encode()
 
 
-def identity(pretrained: Pretrained) -> dict[str, Any]:
-    """Plain values that say which net it is; the digest is that of a .safetensors file of its weights."""
-    weights, _ = to_files(pretrained)
-    parameters = sum(parameter.numel() for parameter in pretrained.net.parameters())
-    return {
-        "model": pretrained.card["model"],
-        "parameters": parameters,
-        "sha256": hashlib.sha256(weights).hexdigest(),
-    }
+def weights_content(net: nn.Module) -> bytes:
+    """What a .safetensors file of a net's weights holds."""
+    # Channels last in the net; safetensors takes rows in plain order only.
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    return to_safetensors(tensors, metadata={"format": "pt"})
+
+
+def weights_digest(net: nn.Module) -> str:
+    """The SHA-256 of a .safetensors file of a net's weights, which tells trained nets apart."""
+    return hashlib.sha256(weights_content(net)).hexdigest()
 
 
 def card_path(weights: Path) -> Path:

@@ -78,8 +78,14 @@ def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
 
 
 def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
-    """Raise UserError where a run would go on with another teacher than it began with."""
+    """Raise UserError where a run would go on with another teacher than it began with, or learn otherwise from it."""
     if before != now:
-        one, other = (f"{net['model']} {net['sha256'][:12]}..." if net else "none" for net in (before, now))
-        cure = "name its own teacher" if before else "give --teacher null"
-        raise UserError(f"{run} was taught by {one}, and can't go on with {other}: {cure}")
+        cure = "give the options of its own teacher" if before else "give --teacher null"
+        raise UserError(f"{run} was taught by {named(before)}, and can't go on with {named(now)}: {cure}")
+
+
+def named(teacher: dict[str, Any] | None) -> str:
+    """A `Teacher.identity` in a message."""
+    if teacher is None:
+        return "none"
+    return "{model} {sha256:.12}... (share {share}, temperature {temperature})".format(**teacher)

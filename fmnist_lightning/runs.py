@@ -28,14 +28,12 @@ MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "weight_decay", "schedu
 # Those that say which data it has, and how training changes it: the arguments of `FashionMNISTDataModule`.
 DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
 AUGMENTATION_OPTIONS = ("flip", "shift", "erase")
-# Those that say what it learns from another net; which one, a checkpoint says.
-DISTILLATION_OPTIONS = ("teacher_share", "temperature")
 # Those that say where it computes: the arguments of `resolve_devices`.
 DEVICE_OPTIONS = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 # What a run can't change when it goes on.
 FIXED_OPTIONS = (
-    "dataset", "val_fraction", "batch_size", *AUGMENTATION_OPTIONS, *MODULE_OPTIONS, *DISTILLATION_OPTIONS,
-    "ema", "seed", "precision",
+    "dataset", "val_fraction", "batch_size", *AUGMENTATION_OPTIONS, *MODULE_OPTIONS, "ema", "seed",
+    "precision",
 )  # fmt: skip
 WRITING_FAULTS = (
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.EPERM, errno.EROFS,

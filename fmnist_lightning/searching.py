@@ -22,7 +22,7 @@ from fmnist_lightning.study_store import GRACE_SECONDS, SeededByTrial, check_sam
 from fmnist_lightning.training import train_with
 
 # What can't change while a search goes on, beside the space.
-COMPARED = (*FIXED_OPTIONS, "teacher", "max_epochs", "patience", "ckpt")
+COMPARED = (*FIXED_OPTIONS, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
 RUNS = "runs"  # the folder of the trials' run folders
 # A trial is stopped where it is worse than the median of the completed ones at its epoch, once there are so many and
 # it has had so much of its training: in the middle of one_cycle a high learning rate looks worse than it ends.

@@ -212,7 +212,7 @@ def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[s
         return options, None
     from fmnist_lightning.distillation import Teacher
     from fmnist_lightning.distributed import told
-    from fmnist_lightning.pretrained import identity, load_pretrained
+    from fmnist_lightning.pretrained import load_pretrained, weights_digest
 
     def load() -> tuple[str, Teacher]:
         source, log_dir = options["teacher"], Path(options["log_dir"])
@@ -221,8 +221,8 @@ def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[s
         found, dataset = pretrained.card["dataset"], options["dataset"]
         if found != dataset:
             raise UserError(f"{source} was trained on {found}, and this training is on {dataset}: name another teacher")
-        net = pretrained.net.requires_grad_(False)
-        return source, Teacher(net, identity(pretrained), options["teacher_share"], options["temperature"])
+        net, model = pretrained.net.requires_grad_(False), pretrained.card["model"]
+        return source, Teacher(net, model, weights_digest(net), options["teacher_share"], options["temperature"])
 
     source, teacher = told(fabric, load)
     return {**options, "teacher": source}, teacher

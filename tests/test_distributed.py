@@ -69,18 +69,8 @@ def test_muon_a_schedule_an_average_of_weights_and_a_teacher_are_those_of_one_pr
     tmp_path: Path, alone: Path
 ) -> None:
     options = ["--max_epochs", 2, "--dropout", "[0,0,0]", "--optimizer", "muon", "--lr", 0.003, "--patience", 1]
-    options += [
-        "--schedule",
-        "one_cycle",
-        "--ema",
-        0.9,
-        "--label_smoothing",
-        0.1,
-        "--teacher",
-        alone,
-        "--test",
-        "false",
-    ]
+    options += ["--schedule", "one_cycle", "--ema", 0.9, "--label_smoothing", 0.1]
+    options += ["--teacher", alone, "--test", "false"]
     one, _ = trained_by(tmp_path / "one", 1, *options)
     assert close(trained_by(tmp_path / "two", 2, *options)[0], one)
 
