@@ -16,7 +16,7 @@ from fmnist_lightning.runs import METRICS, read_config
 TARGETS = (91.39, 92.5, 93, 94, 94.5, 95)  # of test accuracy, per cent; the first is the original's
 SEEDS = 5  # that must reach a target
 ORIGINALS_NET = "original_notebook"  # the recipe of the net that printed the original's figures
-ORIGINALS_SECONDS = 2688  # of its training, as its notebook says
+ORIGINALS_SECONDS = 2_688  # of its training, as its notebook shows, on a machine that it does not name
 TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
 
 
@@ -74,7 +74,8 @@ def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
         cells = [mean_and_spread([100 * run[name] for run in runs]) for name in METRIC_NAMES]
         seeds = ", ".join(str(run["seed"]) for run in runs)
         commits = ", ".join(sorted({run["git"]["commit"][:7] for run in runs}))
-        lines.append(f"| {recipe_name(recipe)} | {' | '.join(cells)} | {seeds} | {commits} |")
+        name = recipe_name(recipe) + taught_by(runs[0])
+        lines.append(f"| {name} | {' | '.join(cells)} | {seeds} | {commits} |")
     return "\n".join(lines)
 
 
@@ -134,6 +135,12 @@ def recipe_name(folder: str) -> str:
     """What a row is called, by the name of its records' folder."""
     recipe = folder.removesuffix(TTA_SUFFIX)
     return f"`recipes/{recipe}.yaml`{', mirror images averaged' if folder != recipe else ''}"
+
+
+def taught_by(run: dict[str, Any]) -> str:
+    """What a row says of a run that learned from a trained net too; records from before there were teachers say nothing."""
+    teacher = run.get("teacher")
+    return f", taught by `{teacher['model']}`" if teacher else ""
 
 
 def mean_and_spread(values: list[float]) -> str:

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from fmnist_lightning.figures import RIGHT, WRONG, title
 from fmnist_lightning.files import atomic_write
 from fmnist_lightning.metrics import ORIGINAL
-from fmnist_lightning.records import TTA_SUFFIX
+from fmnist_lightning.records import ORIGINALS_SECONDS, TTA_SUFFIX
 
 ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
-ORIGINALS_SECONDS = 2_688  # as its notebook shows, on a machine that it does not name
 PNG_DPI = 120
 NEAR_RATIO, NEAR_ACCURACY = 2.5, 0.3  # of points on the logarithmic axis and on the other, per cent
 

@@ -158,6 +158,11 @@ def test_mirror_images_averaged_have_a_row_of_their_own(tmp_path: Path) -> None:
     )
 
 
+def test_a_row_says_who_taught(tmp_path: Path) -> None:
+    add(tmp_path, teacher={"model": "compact", "share": 0.9})
+    assert "| `recipes/tiny.yaml`, taught by `compact` | 50.00 |" in results_table(read_records(tmp_path / "results"))
+
+
 def test_a_recipe_without_validation_is_recorded_by_its_last_checkpoint(tmp_path: Path) -> None:
     assert add(tmp_path, "lr: 0.001\nckpt: last\n", checkpoint="last").exists()
 
