@@ -82,10 +82,12 @@ def draw_points(axes: Axes, points: list[Point], field: str, color: str, marker:
     axes.errorbar(places, accuracies, yerr=spreads, color=color, marker=marker, linestyle="", capsize=3, label=whose)
     how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
     for place, point in zip(places, points, strict=True):
-        # Ours below their points, or above where one stands in the way; others' above.
+        # Ours below their points and others' above them, or the other way where another point stands in the name's way.
+        near = [other for other in points if has_in_its_way(point, other, field)]
         if whose != "this project":
-            axes.annotate(point.name, (place, point.accuracy), (5, 4), **how)
-        elif any(has_in_its_way(point, other, field) for other in points):
+            blocked = any(other.accuracy > point.accuracy for other in near)
+            axes.annotate(point.name, (place, point.accuracy), (5, -11 if blocked else 4), **how)
+        elif near:
             axes.annotate(point.name, (place, point.accuracy + point.spread), (0, 5), ha="center", **how)
         else:
             axes.annotate(point.name, (place, point.accuracy), (5, -11), **how)
