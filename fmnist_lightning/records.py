@@ -138,7 +138,7 @@ def recipe_name(folder: str) -> str:
 
 
 def taught_by(run: dict[str, Any]) -> str:
-    """What a row says of a run that learned from a trained net too; records from before there were teachers say nothing."""
+    """What a row says of a run that learned from a trained net too; older records know of no teacher."""
     teacher = run.get("teacher")
     return f", taught by `{teacher['model']}`" if teacher else ""
 
