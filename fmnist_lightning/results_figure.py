@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from fmnist_lightning.figures import RIGHT, WRONG, title
 from fmnist_lightning.files import atomic_write
@@ -15,7 +16,17 @@ from fmnist_lightning.records import ORIGINALS_SECONDS, TTA_SUFFIX
 
 ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
 PNG_DPI = 120
-NEAR_RATIO, NEAR_ACCURACY = 2.5, 0.3  # of points on the logarithmic axis and on the other, per cent
+NAME_STYLE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+MARKER = 5  # half of its width, pixels
+# Where a name may stand beside its point, the better places first: its alignment, and how far off, in points of print.
+NAME_PLACES = (
+    ("left", 5, -11),
+    ("left", 5, 4),
+    ("right", -5, -11),
+    ("right", -5, 4),
+    ("center", 0, 14),
+    ("center", 0, -20),
+)
 
 
 class Point(NamedTuple):
@@ -54,11 +65,11 @@ def public_points(path: Path) -> list[Point]:
 
 def results_figure(own: list[Point], public: list[Point]) -> Figure:
     """Accuracy by seconds on the left, by parameters on the right; ours with a standard deviation each way."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), dpi=PNG_DPI, layout="constrained")
     by_seconds, by_parameters = figure.subplots(1, 2, sharey=True)
     for axes, field, ours in ((by_seconds, "seconds", own), (by_parameters, "parameters", best_by_size(own))):
         for points, color, marker, whose in ((ours, RIGHT, "o", "this project"), (public, WRONG, "^", "others")):
-            draw_points(axes, [point for point in points if getattr(point, field)], field, color, marker, whose)
+            draw_points(axes, with_field(points, field), field, color, marker, whose)
         axes.set(xscale="log", xlabel=field)
         axes.grid(alpha=0.25)
         axes.margins(x=0.2, y=0.1)
@@ -67,6 +78,9 @@ def results_figure(own: list[Point], public: list[Point]) -> Figure:
     by_parameters.legend(loc="lower right", fontsize=8, frameon=False)
     title(by_seconds, "by seconds of training, ours on one or two CPU cores")
     title(by_parameters, "by parameters of the net")
+    figure.draw_without_rendering()  # from here on a name knows how much room it takes
+    write_names(by_seconds, with_field([*own, *public], "seconds"), "seconds")
+    write_names(by_parameters, [*best_by_size(own), *public], "parameters")
     return figure
 
 
@@ -80,25 +94,35 @@ def draw_points(axes: Axes, points: list[Point], field: str, color: str, marker:
     places = [getattr(point, field) for point in points]
     accuracies, spreads = [point.accuracy for point in points], [point.spread for point in points]
     axes.errorbar(places, accuracies, yerr=spreads, color=color, marker=marker, linestyle="", capsize=3, label=whose)
-    how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
-    for place, point in zip(places, points, strict=True):
-        # Ours below their points and others' above them, or the other way where another point stands in the name's way.
-        near = [other for other in points if has_in_its_way(point, other, field)]
-        if whose != "this project":
-            blocked = any(other.accuracy > point.accuracy for other in near)
-            axes.annotate(point.name, (place, point.accuracy), (5, -11 if blocked else 4), **how)
-        elif near:
-            axes.annotate(point.name, (place, point.accuracy + point.spread), (0, 5), ha="center", **how)
-        else:
-            axes.annotate(point.name, (place, point.accuracy), (5, -11), **how)
 
 
-def has_in_its_way(point: Point, other: Point, field: str) -> bool:
-    """Whether `other` stands where a name to the right of `point` would."""
-    ratio = getattr(other, field) / getattr(point, field)
-    return 1 < ratio < NEAR_RATIO and abs(other.accuracy - point.accuracy) < NEAR_ACCURACY
+def write_names(axes: Axes, points: list[Point], field: str) -> None:
+    """Each name in the first of NAME_PLACES where it hides no point and no name, or else in the last of them."""
+    taken = [around(axes, point, field) for point in points]
+    for point in sorted(points, key=lambda point: point.accuracy):
+        for align, right, up in NAME_PLACES:
+            place = getattr(point, field), point.accuracy
+            name = axes.annotate(point.name, place, (right, up), **NAME_STYLE, ha=align)
+            box = name.get_window_extent()
+            if not box.count_overlaps(taken) or (align, right, up) == NAME_PLACES[-1]:
+                taken.append(box)
+                break
+            name.remove()
+
+
+def around(axes: Axes, point: Point, field: str) -> Bbox:
+    """The room of a point with its bar of spread, in pixels."""
+    x, middle = axes.transData.transform((getattr(point, field), point.accuracy))
+    _, top = axes.transData.transform((getattr(point, field), point.accuracy + point.spread))
+    half = max(top - middle, MARKER)
+    return Bbox.from_extents(x - MARKER, middle - half, x + MARKER, middle + half)
+
+
+def with_field(points: list[Point], field: str) -> list[Point]:
+    """The points of which it is known."""
+    return [point for point in points if getattr(point, field)]
 
 
 def write_results_figure(records: dict[str, list[dict[str, Any]]], public: Path, path: Path) -> None:
     with atomic_write(path) as file:
-        results_figure(own_points(records), public_points(public)).savefig(file, format="png", dpi=PNG_DPI)
+        results_figure(own_points(records), public_points(public)).savefig(file, format="png")

@@ -21,7 +21,7 @@ from fmnist_lightning.records import (
     time_table,
     update_document,
 )
-from fmnist_lightning.results_figure import own_points, public_points, results_figure
+from fmnist_lightning.results_figure import Point, own_points, public_points, results_figure
 from fmnist_lightning.runs import write_config
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +112,17 @@ def test_the_plot_shows_each_recipe_where_its_records_say_and_others_beside() ->
     assert any(np.allclose(text.xy, (225034, 100 * best)) for text in by_parameters.texts)
     shown = [text.get_text() for text in by_parameters.texts]
     assert all(shown.count(point.name) >= 1 for point in public)
+
+
+def test_no_name_in_the_plot_hides_another() -> None:
+    points = [
+        Point(f"a rather long name, {seconds}", accuracy, 0.1, 1000 + seconds, seconds)
+        for seconds, accuracy in ((100, 94.0), (101, 94.1), (130, 94.2), (110, 90.0))
+    ]
+    for axes in results_figure(points[1:], [points[0]]).axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) == 4
+        assert not any(box.count_overlaps(boxes[:number]) for number, box in enumerate(boxes))
 
 
 def test_public_results_say_what_they_are_and_where_they_stand() -> None:
