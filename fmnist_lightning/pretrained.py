@@ -57,6 +57,9 @@ def load_pretrained(source: str = "packaged", log_dir: str = LOG_DIR) -> Pretrai
         path = Path(source)
         run = path.parent.parent
         return from_checkpoint(path, run if (run / CONFIG).is_file() else None)
+    if source != "last" and not Path(source).is_dir():
+        kinds = f"packaged, last, a run folder such as {log_dir}/version_0, a .ckpt or a {SUFFIX}"
+        raise UserError(f"{source} is no trained net: name {kinds}")
     run = find_run(source, Path(log_dir))
     return from_checkpoint(find_checkpoint(run), run)
 

@@ -55,7 +55,9 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
 
 def read_records(results: Path) -> dict[str, list[dict[str, Any]]]:
     """All records by recipe, each in the order of seeds."""
-    recipes = sorted(folder for folder in results.iterdir() if folder.is_dir())
+    folders = (folder for folder in results.iterdir() if folder.is_dir())
+    # A recipe's row with test-time augmentation comes right behind its row without.
+    recipes = sorted(folders, key=lambda folder: (folder.name.removesuffix(TTA_SUFFIX), folder.name))
     read = {
         folder.name: [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("seed_*.json")]
         for folder in recipes
@@ -82,7 +84,8 @@ def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
 def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table: for each of TARGETS, the recipe that at least SEEDS of its seeds get there with soonest.
 
-    The time is the median of those seeds' whole trainings, validation and checkpoints included.
+    The time is the median of those seeds' whole trainings, validation and checkpoints included. Recipes with a teacher
+    have no place here: their records don't count the teacher's own training.
     """
     lines = [
         "| test accuracy, per cent | recipe that gets there first | median time of training | seeds that get there |"
@@ -92,6 +95,7 @@ def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
         reaching = {
             recipe: [run["training_seconds"] for run in runs if round(100 * run["accuracy"], 2) >= target]
             for recipe, runs in records.items()
+            if not taught_by(runs[0])
         }
         medians = {recipe: statistics.median(times) for recipe, times in reaching.items() if len(times) >= SEEDS}
         if not medians:

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from fmnist_lightning.figures import RIGHT, WRONG, title
 from fmnist_lightning.files import atomic_write
 from fmnist_lightning.metrics import ORIGINAL
-from fmnist_lightning.records import ORIGINALS_SECONDS, TTA_SUFFIX
+from fmnist_lightning.records import ORIGINALS_SECONDS, TTA_SUFFIX, taught_by
 
 ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
 PNG_DPI = 120
@@ -36,7 +36,7 @@ class Point(NamedTuple):
     accuracy: float  # per cent
     spread: float  # standard deviation over seeds
     parameters: int
-    seconds: float | None  # of training, mean over seeds; None where nobody says
+    seconds: float | None  # of training, mean over seeds; None where nobody says, or a teacher's are not counted
 
 
 def own_points(records: dict[str, list[dict[str, Any]]]) -> list[Point]:
@@ -47,7 +47,7 @@ def own_points(records: dict[str, list[dict[str, Any]]]) -> list[Point]:
             100 * statistics.mean(run["accuracy"] for run in runs),
             100 * statistics.stdev(run["accuracy"] for run in runs) if len(runs) > 1 else 0.0,
             runs[0]["parameters"],
-            statistics.mean(run["training_seconds"] for run in runs),
+            None if taught_by(runs[0]) else statistics.mean(run["training_seconds"] for run in runs),
         )
         for recipe, runs in records.items()
         if not recipe.endswith(TTA_SUFFIX)

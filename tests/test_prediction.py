@@ -191,6 +191,7 @@ def test_each_bad_name_has_its_message_and_the_good_ones_go_on(program: Program)
         (["a.jpg", "--colour", "red"], 2, "--colour"),
         (["a.jpg", "--save_inputs", "b.png/inputs"], 1, "'b.png"),
         (["a.jpg", "--weights", "nowhere.safetensors"], 1, "error: nowhere.safetensors does not exist"),
+        (["a.jpg", "--weights", "packagd"], 1, "error: packagd is no trained net: name packaged, last, a run folder"),
     ],
 )
 def test_an_option_that_cannot_be_followed_is_named_with_its_exit_status(

@@ -10,6 +10,7 @@ import yaml
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.pretrained import load_pretrained, weights_digest
 from fmnist_lightning.records import (
     add_record,
     marks,
@@ -50,14 +51,15 @@ def test_the_originals_figures_are_held_to_what_its_net_gives() -> None:
 
 
 def test_the_first_to_a_target_is_the_recipe_of_which_five_seeds_reach_it_soonest() -> None:
-    def runs(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    def runs(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
         return [{"accuracy": accuracy, "training_seconds": seconds} for accuracy, seconds in pairs]
 
     records = {
         "quick": runs(*[(0.92, 10.0)] * 4, (0.96, 10.0)),  # one seed reaches more, and doesn't count
         "slow": runs(*[(0.9395, 200.0 + seed) for seed in range(5)], (0.91, 1.0)),
     }
-    lines = time_table(records).splitlines()[2:]
+    taught = [run | {"teacher": {"model": "compact"}} for run in runs(*[(0.99, 1.0)] * 5)]
+    lines = time_table({"taught": taught, **records}).splitlines()[2:]
     assert lines[0] == "| 91.39 | `recipes/quick.yaml` | 10 s | 5 of 5 |"
     assert lines[2] == "| 93 | `recipes/slow.yaml` | 3.4 min | 5 of 6 |"
     assert lines[3] == "| 94 | none yet | | |"
@@ -78,6 +80,13 @@ def test_the_seed_recipe_reproduces_the_original_on_five_seeds() -> None:
     assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4]
     assert np.mean([run["accuracy"] for run in runs]) >= 0.9139
     assert np.mean([run["auroc"] for run in runs]) >= 0.9948
+
+
+def test_the_distilled_recipe_was_taught_by_the_net_that_is_packaged_now() -> None:
+    packaged = weights_digest(load_pretrained("packaged").net)
+    runs = read_records(ROOT / "results")["tuned_distilled"]
+    assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4]
+    assert {run["teacher"]["sha256"] for run in runs} == {packaged}
 
 
 def test_the_fast_recipe_reaches_the_originals_accuracy_in_half_a_minute_on_ten_seeds() -> None:
