@@ -96,12 +96,23 @@ def fastest_precision(device: torch.device) -> str:
 
     AMD's cores do by AVX-512's bf16 (docs/speed.md); Intel's, where they have it without AMX, as many a virtual machine
     shows them, take a third longer (LOG.md, 2026-11-25), and CPUs that emulate bf16 longer still (2026-11-23). GPUs
-    stay at 32-true until they are measured. Older torch can't tell what a CPU has.
+    stay at 32-true until they are measured.
     """
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = cpu_capabilities()
     by_avx512 = capabilities.get("avx512_bf16", False) and "Intel" not in capabilities.get("cpu_name", "")
     gains = by_avx512 or capabilities.get("amx_bf16", False)
     return "bf16-mixed" if device.type == "cpu" and gains else "32-true"
+
+
+def has_bf16_products(device: torch.device) -> bool:
+    """Whether a product of matrices in bf16 has instructions of its own there, and is not put together from others."""
+    by_cpu = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+    return device.type != "cpu" or any(cpu_capabilities().get(name, False) for name in by_cpu)
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """Which instructions this CPU has, by torch's names; nothing with an older torch, which can't tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def keep_freed_memory() -> None:

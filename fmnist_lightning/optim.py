@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from fmnist_lightning.devices import has_bf16_products
+
 # Keras's defaults for `optimizer="adam"`: https://keras.io/api/optimizers/adam/
 KERAS_BETAS = (0.9, 0.999)
 KERAS_EPSILON = 1e-7
@@ -92,12 +94,14 @@ class MuonWithAdam(KerasAdam):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The matrix (rows, columns) with its singular values moved to about one, in bf16.
+    """The matrix (rows, columns) with its singular values moved to about one, in bf16 or 32 bits.
 
-    Five steps of a Newton-Schulz iteration whose coefficients are made for speed: they end between 0.7 and 1.2.
+    Five steps of a Newton-Schulz iteration whose coefficients are made for speed: they end between 0.7 and 1.2. bf16
+    is enough for that; a CPU without products in it would take ten times as long as in 32 bits (LOG.md, 2026-11-28).
     """
     a, b, c = NEWTON_SCHULZ
-    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    matrix = matrix.to(torch.bfloat16 if has_bf16_products(matrix.device) else torch.float32)
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
     for _ in range(5):
         gram = wide @ wide.T

@@ -9,7 +9,7 @@ import pytest
 import torch
 from several import slurm_environment
 
-from fmnist_lightning.devices import fastest_precision, resolve_devices
+from fmnist_lightning.devices import fastest_precision, has_bf16_products, resolve_devices
 from fmnist_lightning.errors import UserError
 
 
@@ -32,9 +32,28 @@ def test_bf16_is_the_default_of_cpus_that_gain_by_it(
     assert fastest_precision(torch.device(device)) == precision
 
 
+@pytest.mark.parametrize(
+    ("device", "capabilities", "has_them"),
+    [
+        ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, True),
+        ("cpu", {"neon": True, "bf16": True}, True),
+        ("cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ("cpu", {}, False),
+        ("cuda", {}, True),
+    ],
+)
+def test_muon_computes_in_bf16_where_there_are_instructions_for_it(
+    device: str, capabilities: dict[str, bool | str], has_them: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bf16_products(torch.device(device)) is has_them
+
+
 def test_a_torch_that_cannot_tell_computes_in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert fastest_precision(torch.device("cpu")) == "32-true"
+    assert not has_bf16_products(torch.device("cpu"))
 
 
 def test_a_training_on_the_cpu_does_not_look_for_a_gpus_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,16 @@ import pytest
 import torch
 from conftest import Program, small_run
 
+from fmnist_lightning import optim
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.optim import KerasAdam, MuonWithAdam, one_cycle, orthogonalize
 from fmnist_lightning.training import train
+
+
+@pytest.fixture
+def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bf16 whatever this machine is good at, as torch's own Muon has them."""
+    monkeypatch.setattr(optim, "has_bf16_products", lambda device: True)
 
 
 def three_layers(seed: int = 0) -> list[torch.nn.Parameter]:
@@ -28,7 +35,7 @@ def steps(optimizers: list[torch.optim.Optimizer], params: list[torch.nn.Paramet
             optimizer.step()
 
 
-def test_hidden_weights_are_stepped_by_muon_and_the_rest_by_adam() -> None:
+def test_hidden_weights_are_stepped_by_muon_and_the_rest_by_adam(in_bf16: None) -> None:
     """Against torch's own Muon, which takes weights with two axes only, with steps as large as Adam's."""
     ours, reference = three_layers(), three_layers()
     steps([MuonWithAdam(ours, lr=0.02)], ours, 10)
@@ -43,7 +50,7 @@ def test_hidden_weights_are_stepped_by_muon_and_the_rest_by_adam() -> None:
 
 @pytest.mark.parametrize(("optimizer", "stepped_by_muon"), [(KerasAdam, ()), (MuonWithAdam, (1,))])
 def test_weight_decay_is_that_of_torchs_optimizers(
-    optimizer: type[KerasAdam], stepped_by_muon: tuple[int, ...]
+    optimizer: type[KerasAdam], stepped_by_muon: tuple[int, ...], in_bf16: None
 ) -> None:
     """AdamW's and Muon's own, on what has two axes; a bias, the third, is let alone."""
     decay = {"lr": 0.02, "weight_decay": 0.5}
@@ -85,12 +92,17 @@ def test_muon_goes_on_from_its_state() -> None:
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(resumed, straight, strict=True))
 
 
-def test_orthogonalized_matrices_have_singular_values_of_about_one() -> None:
-    for shape in ((20, 50), (50, 20)):
-        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        values = torch.linalg.svdvals(orthogonalize(matrix).float())
-        assert values.min() > 0.6
-        assert values.max() < 1.3
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
+def test_orthogonalized_matrices_have_singular_values_of_about_one(
+    shape: tuple[int, int], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim, "has_bf16_products", lambda device: bf16)
+    orthogonal = orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    assert orthogonal.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    values = torch.linalg.svdvals(orthogonal.float())
+    assert values.min() > 0.6
+    assert values.max() < 1.3
 
 
 def test_one_cycle_climbs_to_the_given_rate_and_falls_to_nearly_nothing() -> None:
