@@ -1,5 +1,6 @@
 """The net and the optimiser, against Keras itself."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ from fmnist_lightning.optim import KERAS_EPSILON, KerasAdam
 
 BATCH = 64
 STEPS = 10
+
+
+@pytest.fixture
+def in_64_bits() -> Iterator[None]:
+    """Both nets in 64 bits. In 32, a last digit moves what Adam makes of a gradient near zero, by the kind of CPU."""
+    compute_in("float64")
+    yield
+    compute_in("float32")
+
+
+def compute_in(dtype: str) -> None:
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
 
 
 def original_net(*, dropout: bool = True) -> Any:
@@ -77,14 +91,14 @@ def from_keras(net: torch.nn.Module, weights: list[np.ndarray]) -> dict[str, tor
 
 
 def seed_net(keras_net: Any) -> SeedNet:
-    net = SeedNet()
+    net = SeedNet().to(getattr(torch, keras.config.floatx()))
     net.load_state_dict(from_keras(net, keras_net.get_weights()))
     return net.eval()
 
 
 def in_keras(images: torch.Tensor) -> np.ndarray:
     """(B, 1, 28, 28) uint8 to (B, 28, 28, 1) in 0..1, as the original prepares its data."""
-    return images.permute(0, 2, 3, 1).numpy().astype("float32") / 255
+    return images.permute(0, 2, 3, 1).numpy().astype(keras.config.floatx()) / 255
 
 
 def test_the_seed_net_has_keras_parameters() -> None:
@@ -139,22 +153,22 @@ def train_ten_steps(
 
 
 def mismatch(weights: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> int:
-    """How many weights differ by more than 1e-4 of their size and by more than 1e-6, float32's noise at this scale."""
+    """How many weights differ by more than 1e-4 of their size and by more than 1e-6."""
     close = [torch.isclose(weights[name], reference[name], rtol=1e-4, atol=1e-6) for name in reference]
     return sum(int((~part).sum()) for part in close)
 
 
 @pytest.mark.real_data
-def test_ten_adam_steps_end_in_keras_weights(real_data_dir: Path) -> None:
+def test_ten_adam_steps_end_in_keras_weights(real_data_dir: Path, in_64_bits: None) -> None:
     images, labels = load_split(real_data_dir, train=True)
     net, reference = keras_after_ten_steps(images, labels)
-    assert mismatch(net.state_dict(), reference) > 200_000  # they do move
+    assert mismatch(net.state_dict(), reference) > 150_000  # they do move
     weights = train_ten_steps(net, KerasAdam(net.parameters(), lr=1e-3), images, labels)
     assert mismatch(weights, reference) == 0
 
 
 @pytest.mark.real_data
-def test_ten_steps_of_torchs_own_adam_do_not(real_data_dir: Path) -> None:
+def test_ten_steps_of_torchs_own_adam_do_not(real_data_dir: Path, in_64_bits: None) -> None:
     """The negative control: what the place of epsilon is worth."""
     images, labels = load_split(real_data_dir, train=True)
     net, reference = keras_after_ten_steps(images, labels)
