@@ -97,7 +97,8 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """The matrix (rows, columns) with its singular values moved to about one, in bf16 or 32 bits.
 
     Five steps of a Newton-Schulz iteration whose coefficients are made for speed: they end between 0.7 and 1.2. bf16
-    is enough for that; a CPU without products in it took twelve times as long as in 32 bits (LOG.md, 2026-11-28).
+    is enough for that; on a CPU without products in it a step took 12 to 17 times as long as in 32 bits (LOG.md,
+    2026-11-28).
     """
     a, b, c = NEWTON_SCHULZ
     matrix = matrix.to(torch.bfloat16 if has_bf16_products(matrix.device) else torch.float32)
