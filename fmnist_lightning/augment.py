@@ -1,7 +1,7 @@
 """Augmentations: pure batched functions of images and a generator, on the images' own device.
 
-Images are (B, 1, 28, 28) uint8; each image is changed on its own. `generator` is one of that device; without it torch's
-global one is drawn from, whose state a run's checkpoints keep.
+Images are (B, 1, 28, 28) uint8; but for `mix`, each image is changed on its own. `generator` is one of that device;
+without it torch's global one is drawn from, whose state a run's checkpoints keep.
 """
 
 import math
@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+from fmnist_lightning.data import CLASSES
 
 # Random erasing: the rectangle's share of the image, and its height by its width.
 # Source: Zhong et al. (2017), https://arxiv.org/abs/1708.04896.
@@ -66,3 +68,16 @@ def inside(size: int, share: Tensor, place: Tensor) -> Tensor:
     start = (place * (size - length + 1)).floor()
     pixels = torch.arange(size, device=share.device)
     return (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
+
+
+def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Each image blended with another of the batch, and their labels (B,) as probabilities (B, 10) float32.
+
+    One share for the batch, drawn from Beta(alpha, alpha): with an alpha well below 1 most batches stay nearly as they
+    are. Pixels are rounded, to images as they are stored. By torch's global generator alone.
+    Source: mixup, Zhang et al. (2017), https://arxiv.org/abs/1710.09412, as torchvision has it.
+    """
+    from torchvision.transforms.v2 import MixUp  # here, since few trainings mix, and the import takes long
+
+    mixed, targets = MixUp(alpha=alpha, num_classes=len(CLASSES))(images.float(), labels)
+    return mixed.round().to(images.dtype), targets

@@ -15,9 +15,10 @@ class Batch(NamedTuple):
     """A share of a batch, on the images' own device."""
 
     images: Tensor  # (B, 1, 28, 28) uint8
-    labels: Tensor  # (B,) int64
+    labels: Tensor  # (B,) int64; of an image that is mixed of two, the larger part's
     indices: Tensor  # (B,) int64: places in the split
     total: int  # images in the batch, the shares of all devices together
+    targets: Tensor | None = None  # (B, 10) float32, where images are mixed: the share of each class
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -35,9 +35,19 @@ def check_rate(_: type, rate: float) -> None:
         raise ValueError(f"expected a whole number of 256ths in [0, 1), such as 0.125 or {round(rate * 256) / 256}")
 
 
+def check_mixup_alpha(_: type, alpha: float | str) -> None:
+    """Raise ValueError for one that `augment.mix` can't draw with: torch's beta distribution has 32 bits.
+
+    A quarter of its draws is exactly one half with 0.001, where it should be nearly none; with 1e300 all are 0 or 1.
+    """
+    if not (float(alpha) == 0 or 0.01 <= float(alpha) <= 100):
+        raise ValueError("expected 0, for no mixing, or 0.01 to 100, such as 0.2")
+
+
 if TYPE_CHECKING:
     Seed = int
     PositiveFinite = float
+    MixupAlpha = float
     Rate = float
     Share = float
 else:
@@ -45,6 +55,7 @@ else:
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
     Rate = extend_base_type("Rate", float, check_rate)
+    MixupAlpha = extend_base_type("MixupAlpha", float, check_mixup_alpha)
 
 
 class Parser(ArgumentParser):

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from fmnist_lightning.augment import augment
+from fmnist_lightning.augment import augment, mix
 from fmnist_lightning.batches import Batch, Batches
 from fmnist_lightning.data import DataError, Split, load_split, stratified_cut
 from fmnist_lightning.download import ensure_files
@@ -38,7 +38,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
     """Fashion-MNIST or its drawn stand-in, as batches by one gather from a uint8 tensor on the device.
 
     `val_fraction` of the training set, balanced by class, is the validation cut; 0 makes none. The test set is read for
-    the test loop alone. `flip`, `shift` and `erase` are those of `augment`, for training.
+    the test loop alone. For training, `flip`, `shift` and `erase` are those of `augment`, and `mixup` is the alpha of
+    `mix`, 0 for none.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         flip: bool = False,
         shift: int = 0,
         erase: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if dataset not in ("fashion_mnist", "drawn"):
@@ -62,6 +64,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.val_fraction = val_fraction
         self.seed = seed
         self.augmentation = (flip, shift, erase)
+        self.mixup = mixup
         self.prepared = False
         self.splits: dict[str, Split] = {}
 
@@ -117,7 +120,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
         # The example image of the summary and the graph comes through here too, as a plain tensor.
         if not isinstance(batch, Batch) or self.trainer is None or not self.trainer.training:
             return batch
-        return batch._replace(images=augment(batch.images, *self.augmentation))
+        images = augment(batch.images, *self.augmentation)
+        if not self.mixup:
+            return batch._replace(images=images)
+        images, targets = mix(images, batch.labels, self.mixup)
+        return batch._replace(images=images, labels=targets.argmax(dim=1), targets=targets)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Nothing: batches are gathered where they are used, and Lightning's search for tensors in them takes long."""

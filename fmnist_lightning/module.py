@@ -41,8 +41,9 @@ class Answers(NamedTuple):
 class Classifier(L.LightningModule):
     """A net of MODELS, trained with cross-entropy by one of OPTIMIZERS under a schedule of SCHEDULES.
 
-    Logs train/loss and train/accuracy, measured with dropout on while the epoch runs, and under val/ and test/ the
-    loss and the five metrics of `build_metrics`, each once an epoch.
+    Logs train/loss and train/accuracy, measured with dropout on while the epoch runs, against the label of the larger
+    part where images are mixed, and under val/ and test/ the loss and the five metrics of `build_metrics`, each once an
+    epoch.
 
     Logits are kept, 40 bytes an image; when the epoch ends, loss and metrics are computed from all of them, those of
     other processes too: a `log` at each step, with the callbacks that hear of it, took a twentieth of a bf16 step
@@ -124,7 +125,8 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch, "train")
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.hparams["label_smoothing"])
+        wanted = batch.labels if batch.targets is None else batch.targets.to(logits.dtype)
+        loss = F.cross_entropy(logits, wanted, label_smoothing=self.hparams["label_smoothing"])
         if self.teacher:
             loss = self.teacher.loss(logits, batch.images, loss)
         # DDP takes the mean of all processes' gradients, whose shares of the batch need not be equal.

@@ -27,7 +27,7 @@ LOCK = ".lock"
 MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "weight_decay", "schedule", "label_smoothing")
 # Those that say which data it has, and how training changes it: the arguments of `FashionMNISTDataModule`.
 DATA_OPTIONS = ("dataset", "data_dir", "batch_size", "val_fraction", "seed")
-AUGMENTATION_OPTIONS = ("flip", "shift", "erase")
+AUGMENTATION_OPTIONS = ("flip", "shift", "erase", "mixup")
 # Those that say where it computes: the arguments of `resolve_devices`.
 DEVICE_OPTIONS = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 # What a run can't change when it goes on.

@@ -12,6 +12,7 @@ from fmnist_lightning.cli import (
     LOG_DIR,
     Accelerator,
     Dataset,
+    MixupAlpha,
     PositiveFinite,
     Precision,
     Rate,
@@ -56,6 +57,7 @@ def train(
     flip: bool = False,
     shift: NonNegativeInt = 0,
     erase: Share = 0.0,
+    mixup: MixupAlpha = 0.0,
     optimizer: Literal["adam", "muon"] = "adam",
     lr: PositiveFinite = 1e-3,
     weight_decay: NonNegativeFloat = 0.0,
@@ -96,6 +98,8 @@ def train(
         flip: Flip half of the training images left to right, other ones each time.
         shift: Move each training image by up to so many pixels on each axis.
         erase: Share of the training images that lose a rectangle.
+        mixup: Blend each training image with another of its batch, and their labels, by a share drawn for the batch
+            from the beta distribution with both parameters so; 0 for none.
         optimizer: adam is Keras's; muon has Muon for the hidden layers' weights and Keras's Adam for the rest.
         lr: Learning rate; the highest of one_cycle.
         weight_decay: Share of itself, times the learning rate, that each weight loses at a step, as in AdamW.

@@ -1,9 +1,11 @@
 """Augmentations do what a naive loop over images does, with every offset drawn and nothing else changed."""
 
+import math
+
 import pytest
 import torch
 
-from fmnist_lightning.augment import augment, erase_rectangles, move
+from fmnist_lightning.augment import augment, erase_rectangles, mix, move
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -79,3 +81,29 @@ def test_the_same_generator_gives_the_same_images_and_the_input_is_left_alone() 
     assert not torch.equal(first, augment(images, True, 2, 0.5, seeded(4)))
     assert torch.equal(images, before)
     assert first.dtype == torch.uint8
+
+
+def test_each_image_is_blended_with_its_neighbour_and_the_labels_alike() -> None:
+    images, labels = random_images(40), torch.arange(40) % 10
+    shares = []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        mixed, targets = mix(images, labels, alpha=0.5)
+        share = targets[1, 1].item()
+        shares.append(share)
+        blend = images.double() * share + images.roll(1, 0).double() * (1 - share)
+        assert (mixed - blend).abs().max() < 0.501
+        one_hot = torch.eye(10)[labels]
+        torch.testing.assert_close(targets, share * one_hot + (1 - share) * one_hot.roll(1, 0))
+        assert mixed.dtype == torch.uint8
+    # Beta(1/2, 1/2) has the distribution function 2 / pi arcsin(sqrt(x)), so 41 % of it outside of 0.1 to 0.9, where an
+    # even distribution has 20. Three and a half standard deviations of a binomial of 200.
+    outside = sum(not 0.1 < share < 0.9 for share in shares) / len(shares)
+    assert abs(outside - 4 / math.pi * math.asin(math.sqrt(0.1))) < 0.12
+
+
+def test_a_batch_of_one_is_mixed_with_itself() -> None:
+    images = random_images(1)
+    mixed, targets = mix(images, torch.tensor([3]), alpha=0.2)
+    assert torch.equal(mixed, images)
+    torch.testing.assert_close(targets, torch.eye(10)[[3]])

@@ -36,7 +36,7 @@ STEPS = 11  # of an epoch of 540 images in batches of 50
 
 # Of a run in which much is drawn, averaged and scheduled.
 MUCH = ("--schedule", "one_cycle", "--optimizer", "muon", "--lr", 0.003)
-MUCH += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--ema", 0.9)
+MUCH += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--mixup", 0.5, "--ema", 0.9)
 
 
 @pytest.fixture(scope="module")

@@ -234,6 +234,34 @@ def test_training_images_are_augmented_and_validation_images_are_not(
     assert changed == {"train": {True}, "val": {False}}
 
 
+def test_a_mixed_batch_is_learnt_by_its_shares_and_counted_by_the_larger_ones(
+    program: Program, tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def noting(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        stored = self.trainer.datamodule.splits["train"]
+        loss = training_step(self, batch, batch_idx)
+        seen.append((batch, stored.labels[batch.indices], self.seen["train"][-1:], loss.item()))
+        return loss
+
+    training_step = Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", noting)
+    options = ["--mixup", 0.5, "--label_smoothing", 0.1, "--max_epochs", 1, "--test", "false", "--precision", "32-true"]
+    small_run(program, tmp_path, *options)
+    for batch, stored, answers, loss in seen[:-1]:  # the last one's answers went into the epoch's figures
+        [(logits, labels, _)] = answers
+        assert torch.equal(labels, batch.targets.argmax(dim=1))
+        one_hot = torch.eye(10)[stored]
+        share = (batch.targets * one_hot).sum(dim=1)  # at least; the whole where the neighbour has the same label
+        assert torch.equal(batch.labels[share > 0.5], stored[share > 0.5])
+        neighbours = stored.roll(1, 0)[share < 0.5]
+        assert torch.equal(batch.labels[share < 0.5], neighbours)
+        smooth = 0.9 * batch.targets + 0.1 / 10
+        assert loss == pytest.approx(-(smooth * logits.log_softmax(dim=1)).sum(dim=1).mean().item(), rel=1e-5)
+    assert {bool((batch.labels == stored).all()) for batch, stored, _, _ in seen} == {True, False}
+
+
 def test_without_validation_all_images_are_trained_on_and_the_last_checkpoint_is_tested(
     program: Program, tmp_path: Path
 ) -> None:
