@@ -20,10 +20,11 @@ def indices(batches: Batches) -> list[int]:
 
 
 def test_a_batch_is_the_images_and_labels_of_its_indices(split: Split) -> None:
-    for images, labels, where, total in Batches(split, 10, seed=1):
-        assert torch.equal(images[:, 0, 0, 0].long(), where)
-        assert torch.equal(labels, where % 10)
-        assert total == len(labels)
+    for batch in Batches(split, 10, seed=1):
+        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.indices)
+        assert torch.equal(batch.labels, batch.indices % 10)
+        assert batch.total == len(batch.labels)
+        assert batch.targets is None
 
 
 def test_training_sees_each_image_once_in_full_batches_but_the_last(split: Split) -> None:
