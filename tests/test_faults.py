@@ -85,10 +85,12 @@ except UserError as error:
     def test_a_run_folder_that_is_deleted_under_the_run(
         self, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        def delete(self: Classifier) -> None:
+            while (tmp_path / "version_0").exists():  # TensorBoard's thread can put a file into it meanwhile
+                shutil.rmtree(tmp_path / "version_0", ignore_errors=True)
+
         before = set(threading.enumerate())
-        monkeypatch.setattr(
-            Classifier, "on_train_epoch_start", lambda self: shutil.rmtree(tmp_path / "version_0", ignore_errors=True)
-        )
+        monkeypatch.setattr(Classifier, "on_train_epoch_start", delete)
         options = ["--dataset", "drawn", "--batch_size", 50, "--max_epochs", 2, "--log_dir", tmp_path]
         status, output = program(train, *options, "--accelerator", "cpu")
         assert status == 1
