@@ -38,7 +38,7 @@ def check_rate(_: type, rate: float) -> None:
 def check_mixup_alpha(_: type, alpha: float | str) -> None:
     """Raise ValueError for one that `augment.mix` can't draw with: torch's beta distribution has 32 bits.
 
-    A quarter of its draws is exactly one half with 0.001, where it should be nearly none; with 1e300 all are 0 or 1.
+    A quarter of its draws is exactly one half with 0.001, where it should be nearly none; with 1e300 all are nearly 0.
     """
     if not (float(alpha) == 0 or 0.01 <= float(alpha) <= 100):
         raise ValueError("expected 0, for no mixing, or 0.01 to 100, such as 0.2")
