@@ -8,9 +8,11 @@ import torch
 from conftest import Program, metrics_of, small_run
 from scipy.stats import entropy
 
+from fmnist_lightning.batches import Batch
 from fmnist_lightning.checkpoint import read_checkpoint
 from fmnist_lightning.distillation import Teacher
 from fmnist_lightning.models import SeedNet
+from fmnist_lightning.module import Classifier
 from fmnist_lightning.pretrained import Pretrained, load_pretrained, save_pretrained, weights_digest
 from fmnist_lightning.runs import read_config
 from fmnist_lightning.torture import result
@@ -95,6 +97,32 @@ def test_a_learner_that_hears_the_teacher_alone_comes_to_agree_with_it(net: Seed
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 10
+
+
+def test_of_blended_images_the_teacher_judges_the_blend_and_the_labels_count_by_their_shares(
+    program: Program, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[Batch] = []
+    judged = []
+
+    def step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        batches.append(batch)
+        return training_step(self, batch, batch_idx)
+
+    def judge(self: Teacher, logits: torch.Tensor, images: torch.Tensor, labels_loss: torch.Tensor) -> torch.Tensor:
+        judged.append((logits.detach(), images, labels_loss.item()))
+        return loss(self, logits, images, labels_loss)
+
+    training_step, loss = Classifier.training_step, Teacher.loss
+    monkeypatch.setattr(Classifier, "training_step", step)
+    monkeypatch.setattr(Teacher, "loss", judge)
+    small_run(program, tmp_path, "--teacher", trained, "--mixup", 0.5, "--max_epochs", 1, "--precision", "32-true")
+    assert len(batches) == len(judged) > 0
+    for batch, (logits, images, labels_loss) in zip(batches, judged, strict=True):
+        assert torch.equal(images, batch.images)
+        assert (batch.targets.amax(dim=1) < 1).any()
+        by_shares = -(batch.targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        assert labels_loss == pytest.approx(by_shares.item(), rel=1e-5)
 
 
 def test_a_teacher_has_the_digest_that_stands_in_its_card() -> None:
