@@ -59,11 +59,11 @@ class TestObserve:
         seen = observe(python(code))
         (first, a), (second, b) = seen.lines
         assert (a, b) == ("a\n", "b\n")
-        assert 0.5 <= second - first < 1.5
+        assert second - first > 0.3  # a line may be read late
         assert seen.seconds >= second + 0.2
 
     def test_it_sees_the_peak_of_memory(self) -> None:
-        small, large = (observe(python(f"import time; x = b'x' * {mb << 20}; time.sleep(0.3)")) for mb in (1, 201))
+        small, large = (observe(python(f"import time; x = b'x' * {mb << 20}; time.sleep(1)")) for mb in (1, 201))
         assert large.peak_mb - small.peak_mb == pytest.approx(200, abs=20)
 
     def test_a_program_that_fails_is_an_error_with_its_last_words(self) -> None:

@@ -219,6 +219,7 @@ def test_what_cannot_be_started_is_refused(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str
 ) -> None:
     monkeypatch.setattr("fmnist_lightning.launching.usable_cores", lambda: 2)
+    monkeypatch.setattr("__main__.__file__", __file__, raising=False)  # pytest-xdist's processes have none
     status, output = program(train, *SMALL, "--log_dir", tmp_path / "logs", *arguments)
     assert (status, message in output) == (1, True), output
     assert not (tmp_path / "logs").exists()

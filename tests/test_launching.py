@@ -170,6 +170,6 @@ def test_machines_meet_where_the_environment_says() -> None:
 
 
 def test_a_notebook_cannot_start_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(UserError, match="not from a notebook"):
         launch(2)

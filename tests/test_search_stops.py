@@ -65,8 +65,8 @@ def test_after_ctrl_c_the_printed_command_goes_on_with_the_same_trials(
     assert len(set(rates)) == 3
 
 
-def search_process(folder: Path, name: str, command: list[str]) -> None:
-    """What scripts/tune.py does, with what the fixtures do for this process; dead trials are found soon."""
+def search_process(folder: Path, name: str, command: list[str], grace: float) -> None:
+    """What scripts/tune.py does, with what the fixtures do for this process; dead trials are found after `grace` s."""
     descriptor = os.open(folder.parent / f"{name}.txt", os.O_WRONLY | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(descriptor, stream.fileno())
@@ -74,7 +74,7 @@ def search_process(folder: Path, name: str, command: list[str]) -> None:
     drawn.PER_CLASS.update(train=60, test=20)
     Pictures.draw_validation = lambda *_: None  # type: ignore[method-assign]
     search_results.FIGURES.clear()
-    study_store.HEARTBEAT_SECONDS, study_store.GRACE_SECONDS, searching.GRACE_SECONDS = 1, 2, 2
+    study_store.HEARTBEAT_SECONDS, study_store.GRACE_SECONDS, searching.GRACE_SECONDS = 1, grace, grace
     sys.argv = ["tune.py", *command]
     (folder.parent / f"{name}.ready").touch()
     while not (folder.parent / "go").exists():
@@ -82,11 +82,11 @@ def search_process(folder: Path, name: str, command: list[str]) -> None:
     sys.exit(cli.run(tune))
 
 
-def start(folder: Path, name: str, command: list[object]) -> BaseProcess:
+def start(folder: Path, name: str, command: list[object], grace: float = 60) -> BaseProcess:
     # Forks of a process that has imported all: a search starts in a tenth of a second.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fmnist_lightning.torture", "fmnist_lightning.searching"])
-    process = context.Process(target=search_process, args=(folder, name, [*map(str, command)]))
+    process = context.Process(target=search_process, args=(folder, name, [*map(str, command)], grace))
     process.start()
     return process
 
@@ -100,12 +100,12 @@ def wait_for(path: Path, process: BaseProcess) -> None:
 def test_a_killed_search_goes_on_by_the_same_command_and_loses_no_trial(folder: Path) -> None:
     command = arguments(folder, RATES, 3, max_epochs=5)
     (folder.parent / "go").touch()
-    process = start(folder, "killed", command)
+    process = start(folder, "killed", command, grace=2)
     wait_for(folder / "runs" / "version_1" / "checkpoints" / "last.ckpt", process)
     process.kill()
     process.join()
     assert states(folder) == ["COMPLETE", "RUNNING"]
-    process = start(folder, "again", command)
+    process = start(folder, "again", command, grace=2)
     process.join()
     assert process.exitcode == 0, (folder.parent / "again.txt").read_text()
     assert states(folder).count("RUNNING") == states(folder).count("WAITING") == 0

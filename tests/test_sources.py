@@ -1,19 +1,19 @@
 """What a user names becomes files, then images, in order, a few at a time; a fault doesn't stop the rest."""
 
-import gzip
 import io
 import os
 import stat
 import struct
 import threading
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import pack
 from PIL import Image
 
 from fmnist_lightning import sources
@@ -157,7 +157,7 @@ def test_a_pipe_that_was_named_is_read(folder: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "name"), [(png(1), "-"), (idx(IMAGES[1:2]), "-[0]"), (gzip.compress(idx(IMAGES[1:2])), "-[0]")]
+    ("content", "name"), [(png(1), "-"), (idx(IMAGES[1:2]), "-[0]"), (pack(idx(IMAGES[1:2])), "-[0]")]
 )
 def test_standard_input_is_read_to_its_end(content: bytes, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
@@ -175,10 +175,12 @@ def test_standard_input_that_is_empty_closed_or_endless_is_a_fault(monkeypatch: 
     assert fault_of("-") == "is closed"
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("packing", [bytes, pack])
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "images"])
-def test_idx_files_are_known_by_content_and_come_as_they_are(folder: Path, name: str, pack: type[bytes]) -> None:
-    Path(name).write_bytes(pack(idx(255 - IMAGES)))  # with bright corners
+def test_idx_files_are_known_by_content_and_come_as_they_are(
+    folder: Path, name: str, packing: Callable[[bytes], bytes]
+) -> None:
+    Path(name).write_bytes(packing(idx(255 - IMAGES)))  # with bright corners
     found = list(read_all([name]))
     assert names(found) == [f"{name}[0]", f"{name}[1]", f"{name}[2]"]
     assert (np.stack([result.image for result in found]) == 255 - IMAGES).all()
@@ -198,9 +200,9 @@ def test_idx_files_are_known_by_content_and_come_as_they_are(folder: Path, name:
         (png(0), "holds no IDX images: it begins with 89 50 4e 47, expected 00 00 08 03"),
         (b"", "holds no IDX images: it begins with , expected 00 00 08 03"),
         (idx(IMAGES[:, :14]), "holds images of 14 x 28; expected 28 x 28"),
-        (gzip.compress(png(0)), "holds no IDX images: it begins with 89 50 4e 47, expected 00 00 08 03"),
-        (gzip.compress(idx())[:5], "is cut short or damaged (Compressed file ended before the end-of-stream marker"),
-        (gzip.compress(idx(count=10**9), mtime=0), "would be 784,000,000,016 bytes unpacked, more than 200 times its"),
+        (pack(png(0)), "holds no IDX images: it begins with 89 50 4e 47, expected 00 00 08 03"),
+        (pack(idx())[:5], "is cut short or damaged (Compressed file ended before the end-of-stream marker"),
+        (pack(idx(count=10**9)), "would be 784,000,000,016 bytes unpacked, more than 200 times its"),
     ],
 )
 def test_an_idx_file_that_is_not_what_it_says_gives_a_fault_alone(folder: Path, content: bytes, reason: str) -> None:
@@ -211,11 +213,11 @@ def test_an_idx_file_that_is_not_what_it_says_gives_a_fault_alone(folder: Path, 
 @pytest.mark.parametrize(
     ("content", "images", "reason"),
     [
-        (gzip.compress(idx()[:-1]), 2, "ends in image 2, before its header says"),
-        (gzip.compress(idx() + b"\0"), 3, "goes on behind the images that its header tells of"),
-        (gzip.compress(idx()) + b"more", 3, "is cut short or damaged (Not a gzipped file (b'mo'))"),
-        (gzip.compress(idx())[:1200], 1, "is cut short or damaged (Compressed file ended before"),
-        (gzip.compress(idx())[:-8] + bytes(8), 3, "is cut short or damaged (CRC check failed"),
+        (pack(idx()[:-1]), 2, "ends in image 2, before its header says"),
+        (pack(idx() + b"\0"), 3, "goes on behind the images that its header tells of"),
+        (pack(idx()) + b"more", 3, "is cut short or damaged (Not a gzipped file (b'mo'))"),
+        (pack(idx())[:1200], 1, "is cut short or damaged (Compressed file ended before"),
+        (pack(idx())[:-8] + bytes(8), 3, "is cut short or damaged (CRC check failed"),
     ],
 )
 def test_a_packed_file_that_ends_badly_gives_its_images_and_a_fault(
@@ -271,7 +273,7 @@ def test_reading_is_at_most_four_files_a_worker_ahead(folder: Path, workers: int
 
 
 def test_a_large_idx_file_takes_the_memory_of_an_image(folder: Path) -> None:
-    Path("large").write_bytes(gzip.compress(idx(np.tile(IMAGES, (5000, 1, 1)))))  # 12 MB unpacked
+    Path("large").write_bytes(pack(idx(np.tile(IMAGES, (5000, 1, 1)))))  # 12 MB unpacked
     tracemalloc.start()
     try:
         total = sum(1 for _ in read_all(["large"]))
