@@ -12,7 +12,8 @@ from matplotlib.transforms import Bbox
 from fmnist_lightning.figures import RIGHT, WRONG, title
 from fmnist_lightning.files import atomic_write
 from fmnist_lightning.metrics import ORIGINAL
-from fmnist_lightning.records import ORIGINALS_SECONDS, TTA_SUFFIX, taught_by
+from fmnist_lightning.records import TTA_SUFFIX
+from fmnist_lightning.results_tables import ORIGINALS_SECONDS, taught_by
 
 ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
 PNG_DPI = 120

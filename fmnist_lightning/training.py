@@ -112,12 +112,12 @@ def train(
         ema: Validate, keep and test an exponential moving average of the weights; so much of it stays at each step.
         patience: Stop after so many epochs without a better val/accuracy.
         checkpoint_every_minutes: Save in the middle of epochs too, so often. Each epoch is saved at its end anyway.
-        seed: Of weights, order and dropout. The validation cut does not depend on it.
+        seed: Of weights, order, dropout and augmentation. The validation cut does not depend on it.
         accelerator: Where to compute.
         devices: How many devices of this machine, or which, as Lightning names them. Each gets a process.
         num_nodes: Machines that train together; docs/scale.md says how to start them.
         strategy: ddp, a process for each device, which exchange gradients; auto, that where there are several.
-        precision: Arithmetic, as Lightning names it; auto, the one that was measured to be fastest on such a device.
+        precision: Arithmetic, as Lightning names it; auto, the fastest where that was measured, else 32-true.
         test: Test a checkpoint at the end. False while a recipe is chosen, so that the test set chooses nothing.
         ckpt: The checkpoint that is tested: best, of the highest val/accuracy, or last.
         log_dir: Folder of the run folders version_N.

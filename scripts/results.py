@@ -15,8 +15,11 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         add: Run folders to keep as records first, as a list: [lightning_logs/version_0, ...].
         recipe: The recipe that they were trained by.
     """
-    from fmnist_lightning.records import add_record, read_records, readme_tables, update_document
+    import yaml
+
+    from fmnist_lightning.records import add_record, read_records
     from fmnist_lightning.results_figure import write_results_figure
+    from fmnist_lightning.results_tables import readme_tables, update_document
     from fmnist_lightning.scaling import model_table, scaling_table
     from fmnist_lightning.speed_tables import growth_table, read_record, speed_table, startup_table, trainer_table
     from fmnist_lightning.torture import torture_table
@@ -25,7 +28,8 @@ def results(*, add: list[str] | None = None, recipe: str = "seed") -> None:
         print(add_record(Path(folder), ROOT / "recipes" / f"{recipe}.yaml", ROOT / "results"))
     records = read_records(ROOT / "results")
     write_results_figure(records, ROOT / "results" / "public.yaml", ROOT / "docs" / "images" / "results.png")
-    readme = readme_tables(records)
+    goals = yaml.safe_load((ROOT / "results" / "goals.yaml").read_text(encoding="utf-8"))
+    readme = readme_tables(records, goals)
     tables = {
         **readme,
         "speed": speed_table(read_record(ROOT / "benchmarks" / "speed.json")),

@@ -27,7 +27,7 @@ from fmnist_lightning.benchmarking import (
 )
 from fmnist_lightning.data import parse_idx
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.records import marks
+from fmnist_lightning.results_tables import marks
 from fmnist_lightning.speed_tables import (
     RATIOS,
     growth_table,

@@ -247,5 +247,5 @@ def test_the_packaged_weights_are_as_good_as_their_card_says(real_data_dir: Path
     images, labels = load_split(real_data_dir, train=False)
     classify = load_classifier()
     accuracy = (classify(images).labels == labels).double().mean().item()
-    # The card's figure was computed in bfloat16: a few images at the border fall to the other side.
-    assert accuracy == pytest.approx(classify.card["metrics"]["accuracy"], abs=0.002)
+    # Rounding differs between kinds of CPU: an image at the border may fall to the other side.
+    assert accuracy == pytest.approx(classify.card["metrics"]["accuracy"], abs=0.0002)

@@ -11,26 +11,29 @@ import yaml
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.pretrained import load_pretrained, weights_digest
-from fmnist_lightning.records import (
-    add_record,
+from fmnist_lightning.records import add_record, read_records
+from fmnist_lightning.results_figure import Point, own_points, public_points, results_figure
+from fmnist_lightning.results_tables import (
+    goals_table,
     marks,
     mean_and_spread,
     original_sentences,
-    read_records,
     readme_tables,
     results_table,
     time_table,
     update_document,
 )
-from fmnist_lightning.results_figure import Point, own_points, public_points, results_figure
 from fmnist_lightning.runs import write_config
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["results", "time", "original"])
+GOALS = yaml.safe_load((ROOT / "results" / "goals.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["results", "goals", "time", "original"])
 def test_readmes_figures_are_made_from_the_records(name: str) -> None:
-    made = readme_tables(read_records(ROOT / "results"))
+    made = readme_tables(read_records(ROOT / "results"), GOALS)
     begin, end = marks(name)
     assert f"{begin}\n{made[name]}\n{end}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -63,6 +66,22 @@ def test_the_first_to_a_target_is_the_recipe_of_which_five_seeds_reach_it_soones
     assert lines[0] == "| 91.39 | `recipes/quick.yaml` | 10 s | 5 of 5 |"
     assert lines[2] == "| 93 | `recipes/slow.yaml` | 3.4 min | 5 of 6 |"
     assert lines[3] == "| 94 | none yet | | |"
+
+
+def test_a_goal_is_met_by_the_mean_as_it_is_printed_and_not_by_a_lucky_seed() -> None:
+    runs = [{"accuracy": accuracy} for accuracy in (0.95, 0.96, 0.97)]
+    goals = [{"for": "a net", "metric": "accuracy", "goal": goal, "recipe": "tiny"} for goal in (96, 96.01)]
+    lines = goals_table([*goals, {**goals[0], "recipe": None}], {"tiny": runs}).splitlines()[2:]
+    assert lines == [
+        "| a net: accuracy | 96 | 96.00 | `recipes/tiny.yaml` | met |",
+        "| a net: accuracy | 96.01 | 96.00 | `recipes/tiny.yaml` | missed by 0.01 |",
+        "| a net: accuracy | 96 | not measured | | |",
+    ]
+
+
+def test_what_a_goal_is_held_to_has_five_seeds() -> None:
+    records = read_records(ROOT / "results")
+    assert all(len(records[goal["recipe"]]) >= 5 for goal in GOALS if goal["recipe"])
 
 
 def test_each_record_is_a_whole_test_set_of_a_clean_commit() -> None:

@@ -24,7 +24,7 @@ from fmnist_lightning.checkpoint import read_checkpoint, training_record
 from fmnist_lightning.fault_tolerance import RandomState
 from fmnist_lightning.files import STAGED
 from fmnist_lightning.module import Classifier
-from fmnist_lightning.records import marks
+from fmnist_lightning.results_tables import marks
 from fmnist_lightning.speed_tables import read_record
 from fmnist_lightning.torture import record_torture, result, torture_table
 from fmnist_lightning.training import train

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fmnist_lightning import scaling
 from fmnist_lightning.benchmarking import Observation
 from fmnist_lightning.models import SeedNet
-from fmnist_lightning.records import marks
+from fmnist_lightning.results_tables import marks
 from fmnist_lightning.scaling import Case, Link, cases, exchange_seconds, model_table, paying_batch_size, scaling_table
 
 ROW = {"processes": 2, "threads": 1, "batch_size": 128, "step": 0.02, "free": 0.015, "exchange": 0.001}
