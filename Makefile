@@ -16,7 +16,7 @@ train: $(VENV)/.ready ## Train on Fashion-MNIST, or on the drawn stand-in where 
 	$(BIN)/python scripts/train.py --dataset auto $(ARGS)
 
 test: $(VENV)/.ready ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready ## Check format, lint and types
 	$(BIN)/ruff format --check .
