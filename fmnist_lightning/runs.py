@@ -104,12 +104,15 @@ def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
 def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
     """The file that `ckpt` names: `best` or `last` of the run, or a path; without it, the one that the run tests.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, or where it lies in another run: its figures would be told as this one's.
     """
     ckpt = ckpt or str(read_config(run).get("ckpt", "best"))
     path = run / CHECKPOINTS / f"{ckpt}.ckpt" if ckpt in ("best", "last") else Path(ckpt)
     if not path.is_file():
         raise UserError(f"{path} does not exist: the run was stopped before its first epoch ended, or it was moved")
+    owner = path.resolve().parent.parent
+    if (owner / CONFIG).is_file() and owner != run.resolve():
+        raise UserError(f"{path} is of the run {owner}, and not of {run}: give --run {owner} too")
     return path
 
 

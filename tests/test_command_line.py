@@ -1,6 +1,7 @@
 """What a user can do wrong, with its message and exit status; and how a program stops when it is asked to."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,6 +196,20 @@ def test_a_checkpoint_of_another_net_is_refused(program: Program, trained: Path,
     assert status == 1
     assert "weights of another net" in output
     assert not (trained / "metrics.json").exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_a_copy_outside_of_runs_is_not(
+    program: Program, trained: Path, tmp_path: Path
+) -> None:
+    """Its figures would stand in this run's folder as this run's."""
+    other = shutil.copytree(trained, trained.parent / "version_1")
+    foreign = trained / "checkpoints" / "best.ckpt"
+    status, output = program(evaluate, "--run", other, "--ckpt", foreign)
+    assert status == 1
+    assert f"is of the run {trained.resolve()}, and not of {other}: give --run" in output
+    assert not (other / "metrics.json").exists()
+    copy = shutil.copy(foreign, tmp_path / "copy.ckpt")
+    assert program(evaluate, "--run", other, "--ckpt", copy)[0] == 0
 
 
 def test_a_damaged_checkpoint_is_refused(program: Program, trained: Path) -> None:
