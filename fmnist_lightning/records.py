@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fmnist_lightning.cli import parse
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
-from fmnist_lightning.runs import METRICS, read_config
+from fmnist_lightning.runs import DEVICE_OPTIONS, METRICS, read_config
+from fmnist_lightning.training import train
 
+# What may differ between a recipe and a run of it: where it read and wrote, computed and stopped, and the seed.
+NOT_RECORDED = (
+    *("seed", "dataset", "data_dir", "log_dir", "test", "resume", "checkpoint_every_minutes", "fast_dev_run"),
+    *DEVICE_OPTIONS,
+)
 TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
 
 
@@ -25,14 +30,20 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
         raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
     metrics = json.loads(path.read_text(encoding="utf-8"))
     config = read_config(run)
-    options = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": options.get("ckpt", "best")}
+    plain, options = parse(train, []), parse(train, [f"--config={recipe}"])
+    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": options["ckpt"]}
+    if options["patience"] is None:
+        wanted["epochs"] = options["max_epochs"]
     faults = [f"{name} is {metrics[name]}, not {value}" for name, value in wanted.items() if metrics[name] != value]
     if metrics["git"]["commit"] is None or metrics["git"]["dirty"]:
         faults.append("the code was no clean commit")
     if metrics.get("earlier_environments"):
         faults.append("its parts were trained by different code or machines")
-    faults += [f"{name} was {config[name]}, not {value}" for name, value in options.items() if config[name] != value]
+    # A run of before an option was there did what its default does.
+    found = {name: config.get(name, plain[name]) for name in options if name not in NOT_RECORDED}
+    if options["precision"] != "auto":
+        found["precision"] = config.get("precision")
+    faults += [f"{name} was {value}, not {options[name]}" for name, value in found.items() if value != options[name]]
     if faults:
         raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
     folder = f"{recipe.stem}{TTA_SUFFIX if metrics.get('tta') else ''}"

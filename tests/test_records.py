@@ -170,17 +170,18 @@ RECORD: dict[str, Any] = {
     "dataset": "fashion_mnist",
     "n": 10000,
     "checkpoint": "best",
+    "epochs": 3,
     "seed": 7,
     "git": {"commit": "a" * 40, "dirty": False},
 }
 
 
-def add(folder: Path, recipe_text: str = "lr: 0.001\n", **changes: object) -> Path:
-    """Make a run of the recipe `tiny`, whose metrics have these changes, and keep it as a record."""
+def add(folder: Path, more: str = "", options: dict[str, Any] | None = None, **changes: object) -> Path:
+    """Make a run of the recipe `tiny`, whose options and metrics have these changes, and keep it as a record."""
     run, recipe = folder / "run", folder / "tiny.yaml"
     run.mkdir()
-    write_config(run, {"lr": changes.pop("lr", 0.001), "seed": 7, "ckpt": changes.get("checkpoint", "best")})
-    recipe.write_text(recipe_text)
+    recipe.write_text(f"lr: 0.002\nmax_epochs: 3\n{more}")
+    write_config(run, {**yaml.safe_load(recipe.read_text()), "seed": 7, **(options or {})})
     (run / "metrics.json").write_text(json.dumps(RECORD | changes))
     return add_record(run, recipe, folder / "results")
 
@@ -198,12 +199,12 @@ def test_mirror_images_averaged_have_a_row_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_row_says_who_taught(tmp_path: Path) -> None:
-    add(tmp_path, teacher={"model": "compact", "share": 0.9})
+    add(tmp_path, "teacher: packaged\n", teacher={"model": "compact", "share": 0.9})
     assert "| `recipes/tiny.yaml`, taught by `compact` | 50.00 |" in results_table(read_records(tmp_path / "results"))
 
 
 def test_a_recipe_without_validation_is_recorded_by_its_last_checkpoint(tmp_path: Path) -> None:
-    assert add(tmp_path, "lr: 0.001\nckpt: last\n", checkpoint="last").exists()
+    assert add(tmp_path, "ckpt: last\n", checkpoint="last").exists()
 
 
 @pytest.mark.parametrize(
@@ -215,13 +216,28 @@ def test_a_recipe_without_validation_is_recorded_by_its_last_checkpoint(tmp_path
         ({"git": {"commit": "a" * 40, "dirty": True}}, "no clean commit"),
         ({"git": {"commit": None, "dirty": None}}, "no clean commit"),
         ({"earlier_environments": [{"device": "another"}]}, "different code or machines"),
-        ({"lr": 0.01}, "lr was 0.01, not 0.001"),
+        ({"epochs": 2}, "epochs is 2, not 3"),
+        ({"options": {"lr": 0.01}}, "lr was 0.01, not 0.002"),
+        ({"options": {"teacher": "packaged"}}, "teacher was packaged, not None"),
+        ({"more": "mixup: 0.2\n", "options": {"mixup": 0.0}}, "mixup was 0.0, not 0.2"),
+        ({"more": "precision: 32-true\n", "options": {"precision": "bf16-mixed"}}, "precision was bf16-mixed, not 32"),
     ],
 )
 def test_a_run_of_something_else_is_no_record(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         add(tmp_path, **changes)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_run_of_before_an_option_was_there_is_a_record_of_a_recipe_without_it(tmp_path: Path) -> None:
+    assert add(tmp_path, "mixup: 0.0\n", options={"data_dir": "elsewhere"}).exists()
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("mixup: 0.0\n", ""))
+    assert add_record(tmp_path / "run", tmp_path / "tiny.yaml", tmp_path / "again").exists()
+
+
+def test_a_run_that_patience_ended_is_a_record(tmp_path: Path) -> None:
+    assert add(tmp_path, "patience: 1\n", epochs=2).exists()
 
 
 def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
