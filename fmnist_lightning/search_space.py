@@ -26,7 +26,9 @@ NOT_SEARCHED = {
     "seed": "a seed that was lucky once is no better recipe",
     "test": "a search never opens the test set",
     "ckpt": "no last checkpoint is better than the best one on the images that chose it",
-    **dict.fromkeys(("accelerator", "devices", "precision"), "it is the machine's, not the recipe's"),
+    **dict.fromkeys(
+        ("accelerator", "devices", "num_nodes", "strategy", "precision"), "it is the machine's, not the recipe's"
+    ),
     **dict.fromkeys(
         ("checkpoint_every_minutes", "log_dir", "resume", "fast_dev_run"), "it does not change what a recipe comes to"
     ),
@@ -139,6 +141,8 @@ def read_values(where: str, name: str, values: Any) -> Range | Choices:
 def read_choices(where: str, name: str, choices: Any) -> Choices:
     if not isinstance(choices, list) or not choices:
         raise UserError(f"{where}: choices is {json.dumps(choices, default=str)}; expected a list of values")
+    if name == "teacher" and "last" in choices:
+        raise UserError(f"{where}: the last run would be that of another trial; name the teacher's run folder")
     values = [typed(f"{where}: choices", name, choice) for choice in choices]
     by_label = {json.dumps(value) if isinstance(value, list) else value: value for value in values}
     if len(by_label) < len(values):

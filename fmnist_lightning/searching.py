@@ -29,8 +29,14 @@ RUNS = "runs"  # the folder of the trials' run folders
 COMPLETED_FIRST = 5
 NEVER_PRUNED = 0.5
 POLL_SECONDS = 1.0
+BEGUN = "begun"  # the attribute of a trial that its process has begun: its number
 # What the search sets in every trial, whatever the recipe says: above all, the test set stays shut.
 SHUT: dict[str, Any] = {"test": False, "resume": None, "fast_dev_run": False}
+
+
+def begun(trial: FrozenTrial) -> bool:
+    """Whether a process has begun it. One that is queued anew has the attributes of the trial that was lost."""
+    return trial.user_attrs.get(BEGUN) == trial.number
 
 
 class TrialFailed(Exception):  # noqa: N818  what Optuna calls it
@@ -76,7 +82,7 @@ class Search:
         plan.folder.mkdir(parents=True, exist_ok=True)
         # Held while the study is made, and from the count of trials until the next one is among them.
         self.claim = FileLock(plan.folder / LOCK)
-        self.silent: dict[int, float] = {}  # when a running trial was first seen without options
+        self.silent: dict[int, float] = {}  # when a running trial was first seen that no process has begun
         with self.claim:
             self.study = open_study(url, plan.study_name, SeededByTrial(plan.sampler_seed), self.pruner())
             compared = {name: plan.options[name] for name in COMPARED}
@@ -126,16 +132,19 @@ class Search:
     def give_up_dead(self) -> None:
         """End the trials whose process died, and queue them anew."""
         optuna.storages.fail_stale_trials(self.study)
-        # A process that was killed just behind its claim gave no first sign of life, and its trial has no options yet.
+        # A process that was killed just behind its claim gave no first sign of life, and did not mark its trial.
         now = time.monotonic()
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.silent = {trial.number: self.silent.get(trial.number, now) for trial in running if not trial.params}
+        self.silent = {trial.number: self.silent.get(trial.number, now) for trial in running if not begun(trial)}
         for number, since in self.silent.items():
             if now - since > GRACE_SECONDS:
                 self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+                if params := self.study.trials[number].params:  # of one that was queued anew
+                    self.study.enqueue_trial(params)
 
     def objective(self, trial: Trial) -> float:
         """val/accuracy of the checkpoint that a training by what the trial suggests would test."""
+        trial.set_user_attr(BEGUN, trial.number)
         self.claim.release()  # from now on the others count this trial
         reporter = Reporter(trial)
         try:

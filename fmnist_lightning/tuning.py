@@ -13,6 +13,8 @@ from fmnist_lightning.cli import LOG_DIR, Accelerator, Dataset, Precision, Seed,
 from fmnist_lightning.database_url import database_url, masked
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
+from fmnist_lightning.launching import count_devices
+from fmnist_lightning.ranks import launched
 from fmnist_lightning.runs import DATA_OPTIONS, DEVICE_OPTIONS
 from fmnist_lightning.search_space import Plan, read_space
 from fmnist_lightning.training import prepare_teacher, train
@@ -128,9 +130,16 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
     from fmnist_lightning.devices import resolve_devices
 
     quiet()
-    devices = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
+    # Processes of one training would each draw a trial of their own, and share its gradients with the others'.
+    accelerator, devices, num_nodes = (options[name] for name in ("accelerator", "devices", "num_nodes"))
+    if launched() or count_devices(accelerator, devices) * num_nodes > 1:
+        raise UserError(
+            f"--devices {devices} on {num_nodes} machine(s) asks for several processes, or this is one of several, and "
+            "a trial is one process: take one device, and start the search several times to share the work"
+        )
+    resolved = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
     options = {**options, "dataset": resolve_dataset(options["dataset"], Path(options["data_dir"]))}
-    options, _ = prepare_teacher(options, devices.fabric)
+    options, _ = prepare_teacher(options, resolved.fabric)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     datamodule.prepare_data()
     datamodule.setup("fit")

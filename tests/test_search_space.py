@@ -60,6 +60,7 @@ def test_each_option_can_be_searched_or_has_a_reason_against_it(tmp_path: Path) 
         ({"flip": {"choices": []}}, "flip: choices is []; expected a list"),
         ({"flip": {"choices": [True, "perhaps"]}}, 'flip: choices is "perhaps"'),
         ({"lr": {"choices": [0.1, "0.1"]}}, "lr: choices has a value twice"),
+        ({"teacher": {"choices": [None, "last"]}}, "the last run would be that of another trial"),
         ({"model": {"choices": ["seed", "resnet"]}}, 'model: choices is "resnet"'),
         ({"dropout": {"choices": [[0.1, 0, 0]]}}, "dropout: choices is [0.1, 0, 0]: Not of type Rate"),
         ({"dropout": {"low": 0, "high": 0.5}}, "dropout: low is 0"),

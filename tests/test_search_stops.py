@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import Program
 from optuna.trial import TrialState
+from several import torchrun_environment
 from test_tuning import (
     RATES,
     arguments,
@@ -134,6 +135,27 @@ def test_two_processes_share_a_study_and_run_so_many_trials_together(folder: Pat
     assert all("5 trials (5 completed, 0 pruned, 0 failed)" in output for output in outputs)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "environment"),
+    [({"devices": 2}, {}), ({"num_nodes": 2}, {}), ({}, torchrun_environment(0, 1, 12345))],
+)
+def test_a_trial_of_several_processes_is_refused(
+    program: Program,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: dict[str, Any],
+    environment: dict[str, str],
+) -> None:
+    """Each process would draw a trial of its own, and average its gradients with those of the others."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "end_with_parent", lambda: None)
+    status, output = program(tune, *arguments(folder, RATES, 1, **recipe))
+    assert status == 1
+    assert "a trial is one process: take one device" in output
+    assert not folder.exists()
+
+
 def test_the_last_trial_where_another_process_is_at_it_is_waited_for_and_not_run_twice(
     program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, train_by: Callable[..., None]
 ) -> None:
@@ -168,6 +190,29 @@ def test_a_trial_whose_process_was_killed_before_its_first_sign_of_life_is_given
     assert len(waited) == 2
     assert output.count("waiting for the last trials") == 1
     assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_trial_that_was_queued_anew_and_lost_its_process_at_once_is_tried_again(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, train_by: Callable[..., None]
+) -> None:
+    """It has options and marks from the beginning, those of the trial that was lost."""
+    train_by()
+    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
+    study = study_in(folder)
+    lost = {"params": {"lr": 5e-3}, "distributions": study.trials[0].distributions, "user_attrs": {"begun": 0}}
+    study.add_trial(optuna.create_trial(state=TrialState.WAITING, **lost))
+    assert study.ask().params == {"lr": 5e-3}
+    clock = [0.0]
+
+    def sleep(_: float) -> None:
+        clock[0] += searching.GRACE_SECONDS
+        assert clock[0] < 5 * searching.GRACE_SECONDS, "it is waited for, for ever"
+
+    monkeypatch.setattr(searching, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    status, output = program(tune, *arguments(folder, RATES, 2))
+    assert status == 0, output
+    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert rates_tried(folder)[1:] == [5e-3, 5e-3]
 
 
 def suggested(seed: int, trials: int, parts: int = 1) -> list[float]:
