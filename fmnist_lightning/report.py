@@ -166,7 +166,7 @@ def tabulate(
 
 def environments(metrics: dict[str, Any]) -> list[Table]:
     """Where the run was trained, its earlier parts too, and where it was tested, if elsewhere."""
-    trained = {name: metrics[name] for name in ("device", "versions", "git")}
+    trained = {name: metrics.get(name) for name in metrics["tested_with"]}
     found = [tables.environment_table(trained, "Environment of the training")]
     # An empty one is of a checkpoint that does not tell.
     for earlier in filter(None, metrics.get("earlier_environments", [])):

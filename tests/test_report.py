@@ -24,7 +24,12 @@ from fmnist_lightning.runs import PREDICTIONS, REPORT, write_config, write_metri
 pytestmark = pytest.mark.usefixtures("drawing")
 COUNT = 200
 IMAGES = torch.randint(0, 256, (COUNT, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-ENVIRONMENT = {"device": "a machine", "versions": {"torch": "2.15.0"}, "git": {"commit": "abc", "dirty": False}}
+ENVIRONMENT = {
+    "device": "a machine",
+    "versions": {"torch": "2.15.0"},
+    "git": {"commit": "abc", "dirty": False},
+    "processes": 1,
+}
 METRICS_OF_A_RUN = {
     "dataset": "fashion_mnist",
     "split": "test",
