@@ -80,6 +80,15 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Make the average where the training computes.
+
+        Lightning 2.6.6 makes it where the module is, which is moved to its device later: on a GPU each step would copy
+        all weights to the CPU, one by one.
+        """
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
 
 class NoProfiler(PassThroughProfiler):
     """Lightning's own for no profile makes a context for each hook of each callback at each step, 0.2 ms in all."""

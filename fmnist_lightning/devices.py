@@ -105,7 +105,12 @@ def fastest_precision(device: torch.device) -> str:
 
 
 def has_bf16_products(device: torch.device) -> bool:
-    """Whether a product of matrices in bf16 has instructions of its own there, and is not put together from others."""
+    """Whether a product of matrices in bf16 has instructions of its own there, and is not put together from others.
+
+    Of accelerators that are not CUDA's it is taken for granted.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     by_cpu = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
     return device.type != "cpu" or any(cpu_capabilities().get(name, False) for name in by_cpu)
 

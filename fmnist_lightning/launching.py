@@ -120,6 +120,8 @@ def rendezvous(num_nodes: int, environment: Mapping[str, str] = os.environ) -> d
             "port there, and this node's number from 0; or start by torchrun or srun (docs/scale.md)"
         )
     address, port, node_rank = (environment[name] for name in needed)
+    if not (node_rank.isdecimal() and int(node_rank) < num_nodes):
+        raise UserError(f"NODE_RANK is {node_rank}; expected this node's number, 0 to {num_nodes - 1}")
     return {
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{address}:{port}",

@@ -4,13 +4,16 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from several import slurm_environment
 
+from fmnist_lightning.callbacks import MovingAverage
 from fmnist_lightning.devices import fastest_precision, has_bf16_products, resolve_devices
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.module import Classifier
 
 
 @pytest.mark.parametrize(
@@ -33,21 +36,41 @@ def test_bf16_is_the_default_of_cpus_that_gain_by_it(
 
 
 @pytest.mark.parametrize(
-    ("device", "capabilities", "has_them"),
+    ("capabilities", "has_them"),
     [
-        ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
-        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, True),
-        ("cpu", {"neon": True, "bf16": True}, True),
-        ("cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ("cpu", {}, False),
-        ("cuda", {}, True),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({}, False),
     ],
 )
-def test_muon_computes_in_bf16_where_there_are_instructions_for_it(
-    device: str, capabilities: dict[str, bool | str], has_them: bool, monkeypatch: pytest.MonkeyPatch
+def test_muon_computes_in_bf16_where_a_cpu_has_instructions_for_it(
+    capabilities: dict[str, bool | str], has_them: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert has_bf16_products(torch.device(device)) is has_them
+    assert has_bf16_products(torch.device("cpu")) is has_them
+
+
+@pytest.mark.parametrize("has_them", [False, True])
+def test_muon_computes_in_bf16_where_a_gpu_has_instructions_for_it(
+    has_them: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch emulates them on GPUs of before 2020."""
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or has_them
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert has_bf16_products(torch.device("cuda")) is has_them
+
+
+def test_averaged_weights_lie_where_the_training_computes() -> None:
+    """Lightning sets callbacks up before it moves the module. A device that holds no values plays the GPU."""
+    average = MovingAverage(0.9)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    average.setup(trainer, Classifier(), "fit")  # type: ignore[arg-type]
+    assert {parameter.device.type for parameter in average._average_model.parameters()} == {"meta"}
 
 
 def test_a_torch_that_cannot_tell_computes_in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:

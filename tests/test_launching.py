@@ -166,6 +166,9 @@ def test_one_device_needs_no_other_process() -> None:
 def test_machines_meet_where_the_environment_says() -> None:
     told = rendezvous(2, {"MASTER_ADDR": "node7", "MASTER_PORT": "4711", "NODE_RANK": "1"})
     assert (told["rdzv_endpoint"], told["rdzv_configs"]) == ("node7:4711", {"rank": 1})
+    for wrong in ("node1", "2", "-1"):
+        with pytest.raises(UserError, match=f"NODE_RANK is {wrong}; expected this node's number, 0 to 1"):
+            rendezvous(2, {"MASTER_ADDR": "node7", "MASTER_PORT": "4711", "NODE_RANK": wrong})
     assert rendezvous(1)["rdzv_endpoint"].endswith(":0")  # whatever port is free
 
 

@@ -125,6 +125,16 @@ def test_one_cycle_climbs_to_the_given_rate_and_falls_to_nearly_nothing() -> Non
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_one_cycle_takes_any_number_of_steps(steps: int) -> None:
+    optimizer = KerasAdam([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = one_cycle(optimizer, steps)
+    for _ in range(steps - 1):
+        optimizer.step()
+        schedule.step()
+    assert 0 < optimizer.param_groups[0]["lr"] <= 0.01
+
+
 def test_a_run_ends_with_its_schedule_and_does_not_go_on_longer(
     program: Program, tmp_path: Path, small_drawn: None
 ) -> None:
