@@ -50,6 +50,13 @@ class Range(NamedTuple):
             return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
+    def labels(self, value: Any) -> list[Any]:
+        """What a trial calls `value`, one entry; none where it could not be suggested."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return []
+        steps = (value - self.low) / self.step if self.step else 0
+        return [value] if math.isclose(steps, round(steps), abs_tol=1e-9) else []
+
     def record(self) -> list[Any]:
         """The range as JSON holds it."""
         return ["range", *self]
@@ -62,6 +69,10 @@ class Choices(NamedTuple):
 
     def suggest(self, trial: Any, name: str) -> Any:
         return self.values[trial.suggest_categorical(name, list(self.values))]
+
+    def labels(self, value: Any) -> list[Any]:
+        """What a trial calls `value`, one entry; none where it is no choice."""
+        return [label for label, known in self.values.items() if (type(known), known) == (type(value), value)]
 
     def record(self) -> list[Any]:
         return ["choices", *self.values.values()]
@@ -94,6 +105,17 @@ def suggest_options(trial: Any, space: Space, options: Mapping[str, Any]) -> dic
         else:
             suggested[option] = values.suggest(trial, name)
     return suggested
+
+
+def trial_of(space: Space, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The parameters by which `suggest_options` would suggest just `options`; None where the space lacks a value."""
+    parameters = {}
+    for name, values in space.items():
+        option, _, place = name.partition(".")
+        if not (labels := values.labels(options[option][int(place)] if place else options[option])):
+            return None
+        [parameters[name]] = labels
+    return parameters
 
 
 def read_space(path: Path) -> Space:

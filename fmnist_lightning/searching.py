@@ -17,7 +17,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
 from fmnist_lightning.runs import FIXED_OPTIONS, LOCK
 from fmnist_lightning.search_results import SCORE, described, percent, write_best
-from fmnist_lightning.search_space import Plan, suggest_options
+from fmnist_lightning.search_space import Plan, suggest_options, trial_of
 from fmnist_lightning.study_store import GRACE_SECONDS, SeededByTrial, check_same_search, finished, open_study
 from fmnist_lightning.training import train_with
 
@@ -88,6 +88,10 @@ class Search:
             compared = {name: plan.options[name] for name in COMPARED}
             space = {f"{name} (space)": values.record() for name, values in plan.space.items()}
             check_same_search(self.study, {**compared, **space}, plan.folder)
+            # The recipe itself comes first, where the space has room for it: what is found is no worse on these images.
+            recipe = trial_of(plan.space, plan.options)
+            if recipe and not self.study.get_trials(deepcopy=False):
+                self.study.enqueue_trial(recipe)
 
     def pruner(self) -> optuna.pruners.BasePruner:
         # At the same epoch a longer training is behind a shorter one, above all under one_cycle.

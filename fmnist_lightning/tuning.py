@@ -44,7 +44,8 @@ def tune(
     """Search for better options of a recipe, on the validation cut alone, and write the best ones as a recipe.
 
     Each trial is a training of scripts/train.py with other options; its score is the val/accuracy of the checkpoint
-    that a test would take, and the test set stays shut. Stopped or killed, the same command goes on, and started
+    that a test would take, and the test set stays shut. The first trial is the recipe itself, where the space has
+    room for its options, so that the best one is no worse. Stopped or killed, the same command goes on, and started
     several times at once, it shares the work. Needs Optuna: pip install --editable '.[tune]'.
 
     Args:

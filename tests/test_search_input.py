@@ -10,7 +10,18 @@ import optuna
 import pytest
 import yaml
 from conftest import Program
-from test_tuning import RATES, ROOT, arguments, figures, folder, no_lasting_filters, score, train_by, undrawn_study
+from test_tuning import (
+    RATES,
+    ROOT,
+    arguments,
+    figures,
+    folder,
+    no_lasting_filters,
+    rates_tried,
+    score,
+    train_by,
+    undrawn_study,
+)
 
 from fmnist_lightning.cli import parse
 from fmnist_lightning.tuning import tune
@@ -44,6 +55,18 @@ def test_whole_lists_can_be_chosen(program: Program, folder: Path, train_by: Cal
     lists = [[0.0, 0.0, 0.25], [0.25, 0.25, 0.5]]
     assert program(tune, *arguments(folder, {"dropout": {"choices": lists}}, 1))[0] == 0
     assert yaml.safe_load((folder / "best.yaml").read_text())["dropout"] in lists
+
+
+@pytest.mark.parametrize(("rate", "within"), [(2e-3, True), (2.0, False)])
+def test_the_recipe_itself_is_the_first_trial_where_the_space_has_room_for_it(
+    program: Program, folder: Path, train_by: Callable[..., None], rate: float, within: bool
+) -> None:
+    train_by()
+    for trials in (2, 3):
+        assert program(tune, *arguments(folder, RATES, trials, lr=rate))[0] == 0
+    rates = rates_tried(folder)
+    assert (rates[0] == rate) is within
+    assert len(set(rates)) == 3
 
 
 @pytest.mark.parametrize(

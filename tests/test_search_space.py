@@ -10,7 +10,7 @@ import yaml
 
 from fmnist_lightning.cli import parse
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.search_space import NOT_SEARCHED, Choices, Range, Space, read_space, suggest_options
+from fmnist_lightning.search_space import NOT_SEARCHED, Choices, Range, Space, read_space, suggest_options, trial_of
 from fmnist_lightning.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +121,27 @@ def test_lists_are_chosen_by_their_json(tmp_path: Path) -> None:
     space = read_space(written(tmp_path, {"dropout": {"choices": [[0, 0, 0.25], [0.25, 0.25, 0.5]]}}))
     trial = optuna.trial.FixedTrial({"dropout": "[0.25, 0.25, 0.5]"})
     assert suggest_options(trial, space, parse(train, []))["dropout"] == [0.25, 0.25, 0.5]
+
+
+def test_a_recipe_is_the_trial_that_suggests_it_or_none(tmp_path: Path) -> None:
+    base = {**parse(train, []), "dropout": [0.0, 0.0, 0.5]}
+    recipe = {**base, "lr": 0.01, "batch_size": 64, "dropout": [0.0, 0.25, 0.5], "flip": True, "shift": 2}
+    content: dict[str, Any] = {
+        "lr": {"low": 0.001, "high": 0.01, "log": True},
+        "batch_size": {"low": 32, "high": 128},
+        "dropout.1": {"low": 0, "high": 0.5, "step": 0.125},
+        "flip": {"choices": [False, True]},
+        "shift": {"choices": [0, 2]},
+        "patience": {"choices": [None, 3]},
+    }
+    space = read_space(written(tmp_path, content))
+    parameters = trial_of(space, recipe)
+    assert parameters == {"lr": 0.01, "batch_size": 64, "dropout.1": 0.25, "flip": True, "shift": 2, "patience": None}
+    assert suggest_options(optuna.trial.FixedTrial(parameters), space, base) == recipe
+    for name, value in (("lr", 0.02), ("batch_size", 16), ("dropout", [0.0, 0.0625, 0.5]), ("shift", 1)):
+        assert trial_of(space, {**recipe, name: value}) is None
+    lists = read_space(written(tmp_path, {"dropout": {"choices": [[0, 0, 0.25], [0, 0.25, 0.5]]}}))
+    assert trial_of(lists, recipe) == {"dropout": "[0.0, 0.25, 0.5]"}
 
 
 SPACE = """
