@@ -142,6 +142,12 @@ def test_the_plot_shows_each_recipe_where_its_records_say_and_others_beside() ->
     assert all(shown.count(point.name) >= 1 for point in public)
 
 
+def test_a_recipe_of_few_seeds_has_no_place_in_the_plot() -> None:
+    run = {"accuracy": 0.9, "parameters": 1000, "training_seconds": 10.0}
+    points = own_points({"few": [run] * 4, "enough": [run] * 5, "enough_tta": [run] * 5})
+    assert [point.name for point in points] == ["enough"]
+
+
 def test_no_name_in_the_plot_hides_another() -> None:
     points = [
         Point(f"a rather long name, {seconds}", accuracy, 0.1, 1000 + seconds, seconds)
