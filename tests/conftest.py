@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+# Before torch is imported: processes of pytest-xdist share the cores, and each taking all of them costs time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before Keras is imported: the backend to compare with, and no file of its own in the user's home.
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = os.devnull
