@@ -48,19 +48,24 @@ class Block(nn.Module):
 class ResidualNet(nn.Module):
     """Convolutions, stages of blocks, the mean over all positions, one dense layer.
 
-    `stem` has the channels of the first convolutions, the last of which halves the size: what follows is a quarter of
-    the work. `widths` and `depths` are channels and blocks of the stages, each of which but the first halves the size
-    again. `dropout` has the rates behind the last of them.
+    `stem` has the channels of the first convolutions, the last of which has `stem_stride`: with 2 it halves the size,
+    and what follows is a quarter of the work. `widths` and `depths` are channels and blocks of the stages, each of
+    which but the first halves the size again. `dropout` has the rates behind the last of them.
     """
 
     def __init__(
-        self, dropout: Sequence[float], stem: Sequence[int], widths: Sequence[int], depths: Sequence[int]
+        self,
+        dropout: Sequence[float],
+        stem: Sequence[int],
+        widths: Sequence[int],
+        depths: Sequence[int],
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
         channels = 1
         layers: list[nn.Module] = []
-        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one (B, C, 14, 14)
-            stride = 2 if number == len(stem) else 1
+        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one by `stem_stride` smaller
+            stride = stem_stride if number == len(stem) else 1
             layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
             channels = outputs
         rates = [0.0] * (len(widths) - len(dropout)) + [*dropout]
@@ -68,7 +73,7 @@ class ResidualNet(nn.Module):
             for number in range(depth):
                 layers.append(Block(channels, outputs, 2 if stage and not number else 1))
                 channels = outputs
-            layers.append(Dropout(rate))  # (B, C, H, H) with H = 14, 7, 4, 2 stage by stage
+            layers.append(Dropout(rate))  # (B, C, H, H), H halved, rounded up, by each stage but the first
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, NUM_CLASSES)
         for layer in self.modules():

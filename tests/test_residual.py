@@ -12,7 +12,7 @@ from fmnist_lightning.residual import PIXEL_MEAN, PIXEL_STD, Block, ResidualNet
 NO_DROPOUT = (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("model", "most"), [("compact", 250_000), ("advanced", 1_300_000)])
+@pytest.mark.parametrize(("model", "most"), [("compact", 250_000), ("fine", 250_000), ("advanced", 1_300_000)])
 def test_the_nets_have_at_most_the_parameters_that_their_class_allows(model: str, most: int) -> None:
     assert sum(parameter.numel() for parameter in MODELS[model](NO_DROPOUT).parameters()) <= most
 
@@ -42,7 +42,18 @@ def test_uint8_images_and_the_same_as_floats_give_the_same_logits() -> None:
     assert torch.equal(net(images), net(images.float() / 255))
 
 
-@pytest.mark.parametrize("model", ["compact", "advanced"])
+def test_the_first_block_of_fine_sees_the_whole_size() -> None:
+    images = torch.zeros(2, 1, 28, 28)
+    net = MODELS["fine"](NO_DROPOUT).eval()
+    sizes = [
+        tuple(net.features[: end + 1](images).shape[1:])
+        for end, layer in enumerate(net.features)
+        if isinstance(layer, Block)
+    ]
+    assert sizes == [(16, 28, 28), (32, 14, 14), (64, 7, 7), (96, 4, 4)]
+
+
+@pytest.mark.parametrize("model", ["compact", "fine", "advanced"])
 def test_each_rate_of_dropout_is_used(model: str) -> None:
     images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
     for place in range(3):
