@@ -64,7 +64,7 @@ class ResidualNet(nn.Module):
         super().__init__()
         channels = 1
         layers: list[nn.Module] = []
-        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one by `stem_stride` smaller
+        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one 28 / stem_stride
             stride = stem_stride if number == len(stem) else 1
             layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
             channels = outputs

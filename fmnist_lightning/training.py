@@ -89,8 +89,8 @@ def train(
             into it. The environment variable FMNIST_DATA_DIR sets the default.
         val_fraction: Share of the training set, balanced by class, that is kept for validation. With 0, for a recipe
             whose length is settled, all is trained on and nothing validated.
-        model: The net: seed is the original's; notebook, the larger one behind its reported figures; compact, fine and
-            advanced, residual nets of less than 250,000 parameters, but 1,300,000 of advanced.
+        model: The net: seed is the original's; notebook, the larger one behind its reported figures; compact and
+            fine, residual nets of less than 250,000 parameters; advanced, one of less than 1,300,000.
         dropout: Rates behind the first and the second pooling and behind the dense layer, in whole 256ths; of the
             residual nets, behind each of their last three stages.
         max_epochs: Passes over the training set.
