@@ -23,7 +23,7 @@ from fmnist_lightning.layers import NUM_CLASSES
 from fmnist_lightning.models import MODELS
 from fmnist_lightning.runs import CONFIG, FIXED_OPTIONS, METRICS, find_checkpoint, find_run, read_config
 
-PACKAGED = Path(__file__).parent / "weights" / "compact.safetensors"
+PACKAGED = Path(__file__).parent / "weights" / "fine.safetensors"
 SUFFIX = ".safetensors"
 # Counts up when a card means something that older code would misread.
 FORMAT = 1
