@@ -175,6 +175,6 @@ def test_the_packaged_net_is_whole_and_says_what_it_can_do() -> None:
     card = load_pretrained().card
     assert card["dataset"] == "fashion_mnist"
     assert card["data_sha256"] == {name: spec.sha256 for name, spec in FILES.items()}
-    assert card["metrics"]["accuracy"] > 0.93
+    assert card["metrics"]["accuracy"] > 0.95
     assert card["metrics"]["git"]["commit"]
     assert PACKAGED.stat().st_size < 1_000_000
