@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -22,10 +23,12 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures were alive whenever one of 2,000 was read, which needs no file."""
     living: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
     counts: list[int] = []
+    counting = threading.Lock()  # or two of the threads that read take one number, and a picture is not counted
 
     def read_picture(*_: object) -> np.ndarray:
-        image = living[len(counts)] = GARMENTS[0].copy()
-        counts.append(len(living))
+        with counting:
+            image = living[len(counts)] = GARMENTS[0].copy()
+            counts.append(len(living))
         return image
 
     monkeypatch.setattr(sources, "open_searchable", lambda name: io.BytesIO(b"picture"))
