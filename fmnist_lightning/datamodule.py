@@ -115,9 +115,10 @@ class FashionMNISTDataModule(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self.batches("test")
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    # The example image of the summary and the graph comes through both hooks too, as a plain tensor.
+
+    def on_after_batch_transfer(self, batch: Batch | torch.Tensor, dataloader_idx: int) -> Batch | torch.Tensor:
         """In training, images are other ones each time they are seen, by torch's global generator."""
-        # The example image of the summary and the graph comes through here too, as a plain tensor.
         if not isinstance(batch, Batch) or self.trainer is None or not self.trainer.training:
             return batch
         images = augment(batch.images, *self.augmentation)
@@ -126,6 +127,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         images, targets = mix(images, batch.labels, self.mixup)
         return batch._replace(images=images, labels=targets.argmax(dim=1), targets=targets)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Nothing: batches are gathered where they are used, and Lightning's search for tensors in them takes long."""
-        return batch
+    def transfer_batch_to_device(
+        self, batch: Batch | torch.Tensor, device: torch.device, dataloader_idx: int
+    ) -> Batch | torch.Tensor:
+        """Move the example image alone: batches lie where they are used, and Lightning's search in them takes long."""
+        return batch if isinstance(batch, Batch) else batch.to(device)

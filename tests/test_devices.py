@@ -5,12 +5,17 @@ import platform
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from several import slurm_environment
 
 from fmnist_lightning.callbacks import MovingAverage
+from fmnist_lightning.datamodule import FashionMNISTDataModule
 from fmnist_lightning.devices import fastest_precision, has_bf16_products, resolve_devices
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.module import Classifier
@@ -71,6 +76,34 @@ def test_averaged_weights_lie_where_the_training_computes() -> None:
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
     average.setup(trainer, Classifier(), "fit")  # type: ignore[arg-type]
     assert {parameter.device.type for parameter in average._average_model.parameters()} == {"meta"}
+
+
+class AnyDevice(CPUAccelerator):
+    def setup_device(self, device: torch.device) -> None:
+        pass
+
+
+class Elsewhere(SingleDeviceStrategy):
+    """Trains on a device that holds no values, so plays the GPU up to the first value that somebody asks for."""
+
+    def __init__(self) -> None:
+        super().__init__(device=torch.device("meta"), accelerator=AnyDevice())
+
+    def reduce(self, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.ones(())  # Lightning asks whether there is a batch
+
+    def teardown(self) -> None:
+        pass  # nothing can be brought back to the CPU
+
+
+def test_the_example_image_goes_where_the_net_is(small_drawn: None) -> None:
+    """Lightning's summary and TensorBoard's graph call the net with it before the first step."""
+    module, places = Classifier(), []
+    module.net.register_forward_pre_hook(lambda _, arguments: places.append(arguments[0].device.type))
+    plain = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    trainer = L.Trainer(strategy=Elsewhere(), max_epochs=0, **plain)
+    trainer.fit(module, FashionMNISTDataModule(dataset="drawn"))
+    assert places == ["meta"]
 
 
 def test_a_torch_that_cannot_tell_computes_in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
