@@ -1,5 +1,6 @@
 """What a record says of the machine and the code that made it."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -8,6 +9,8 @@ from typing import Any
 
 import torch
 
+# By which a hook names its repository to all that it starts.
+ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 LIBRARIES = ("torch", "lightning", "torchmetrics", "numpy")
 
 
@@ -39,13 +42,19 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, str | bool | None]:
-    """Commit of the code that runs, and whether there were uncommitted or untracked files; None outside a checkout."""
+    """Commit of the code that runs, and whether there were uncommitted or untracked files.
+
+    None outside a checkout, also where an environment with this package lies in another project's.
+    """
+    here = Path(__file__)
+    own = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
