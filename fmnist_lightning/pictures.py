@@ -97,7 +97,15 @@ def add_figure(trainer: L.Trainer, name: str, figure: Figure) -> None:
     if dataset != "fashion_mnist":
         figures.mark(figure, DATASET_NAMES[dataset])
     if writer := writer_of(trainer):
-        writer.add_figure(name, figure, trainer.global_step)
+        writer.add_figure(name, figure, last_step(trainer))
+
+
+def last_step(trainer: L.Trainer) -> int:
+    """The step that lies behind, where the scalars of the same epoch stand.
+
+    What stands at the number of the next one, a run that goes on from here takes for lost and purges.
+    """
+    return max(trainer.global_step - 1, 0)
 
 
 def validated(module: Any) -> Arrays:
@@ -122,7 +130,7 @@ def draw(trainer: L.Trainer, probs: np.ndarray, labels: np.ndarray, kernels: np.
     for name, figure in drawn.items():
         add_figure(trainer, name, figure)
     if writer := writer_of(trainer):
-        writer.add_text("val/classes", as_markdown(per_class_table(probs, labels)), trainer.global_step)
+        writer.add_text("val/classes", as_markdown(per_class_table(probs, labels)), last_step(trainer))
 
 
 def validation_figures(images: torch.Tensor, probs: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:

@@ -8,6 +8,7 @@ from conftest import Program, small_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmnist_lightning import pictures
+from fmnist_lightning.training import train
 
 DRAWN = {
     "train/first batch",
@@ -32,7 +33,8 @@ def test_the_last_validation_is_drawn_once_and_the_sanity_check_never(program: P
     run, _ = small_run(program, tmp_path, "--test", "false")
     found = events(run)
     steps = {tag: [image.step for image in found.Images(tag)] for tag in found.Tags()["images"]}
-    last = 2 * 11  # two epochs of 540 images in batches of 50
+    last = 2 * 11 - 1  # the last step of two epochs of 540 images in batches of 50
+    assert last == found.Scalars("val/accuracy")[-1].step
     assert steps == {tag: [0 if tag == "train/first batch" else last] for tag in DRAWN}
 
 
@@ -43,7 +45,18 @@ def test_each_validation_is_drawn_where_time_allows(
     monkeypatch.setattr(pictures, "EXPECTED_SECONDS", 0.0)
     monkeypatch.setattr(pictures, "SHARE_OF_TIME", 1000.0)
     run, _ = small_run(program, tmp_path, "--test", "false")
-    assert [image.step for image in events(run).Images("val/ROC")] == [11, 22]
+    assert [image.step for image in events(run).Images("val/ROC")] == [10, 21]
+
+
+@pytest.mark.usefixtures("small_drawn", "drawing")
+def test_a_complete_run_that_is_started_again_keeps_its_pictures(program: Program, tmp_path: Path) -> None:
+    """It has no step to go on with, and would not draw them anew."""
+    run, _ = small_run(program, tmp_path, "--max_epochs", 1)
+    before = events(run).Tags()["images"]
+    assert set(before) == DRAWN
+    status, output = program(train, "--resume", run)
+    assert status == 0, output
+    assert events(run).Tags()["images"] == before
 
 
 @pytest.mark.parametrize(("seconds", "drawn"), [(51.0, True), (49.0, False)])
