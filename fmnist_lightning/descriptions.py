@@ -17,6 +17,7 @@ from fmnist_lightning.analysis import (
 )
 from fmnist_lightning.data import CLASSES
 from fmnist_lightning.metrics import ORIGINAL, wilson_interval
+from fmnist_lightning.runs import AUGMENTATION_OPTIONS
 
 # The pair that the original's author found hard to tell apart.
 AUTHORS_PAIR = (CLASSES.index("T-shirt/top"), CLASSES.index("Shirt"))
@@ -36,6 +37,16 @@ def describe_result(metrics: Mapping[str, Any]) -> str:
     original = ORIGINAL["accuracy"]
     place = "below" if original < 100 * low else "above" if original > 100 * high else "within"
     return f"{told} The original's {original:.2f} % lies {place} that interval."
+
+
+def describe_measuring(options: Mapping[str, Any]) -> str:
+    """How the figures of training in the learning curves were measured, by the run's options."""
+    told = "Loss and accuracy by epoch. Training is measured while the epoch runs, with dropout on"
+    if any(options.get(name) for name in AUGMENTATION_OPTIONS):
+        told += " and on augmented images"
+    if options.get("mixup"):
+        told += ", against the label of the larger part of each mixed image"
+    return f"{told}; so validation can look better."
 
 
 def describe_confusion(counts: NDArray[np.int64]) -> str:

@@ -194,7 +194,8 @@ def filters_figure(weights: Array) -> Figure:
     """The kernels (C, 1, k, k) of a first layer, on one scale; orange is below zero, purple above."""
     count, _, size, _ = weights.shape
     grid = mosaic(weights[:, 0], 8, 1, 1)
-    figure = blank(5.6, 0.35 + 0.58 * -(-count // 8), left=0.03, bottom=0.04)
+    height = 0.55 + 0.58 * -(-count // 8)
+    figure = blank(5.6, height, left=0.03, bottom=0.25 / height)  # room for `mark` below the colour bar
     axes = figure.subplots()
     most = abs(weights).max()
     picture = axes.imshow(grid, cmap="PuOr", vmin=-most, vmax=most, extent=(0, grid.shape[1], grid.shape[0], 0))

@@ -62,7 +62,7 @@ def write_report(run: Path, images: Tensor) -> Path:
         raise UserError(
             f"{run} was tested on {metrics['n']} images of {metrics['dataset']}, not on these {len(images)}"
         )
-    predictions, curves = read_predictions(run, metrics["n"]), read_curves(run)
+    predictions, curves, config = read_predictions(run, metrics), read_curves(run), read_config(run)
     mistakes = find_mistakes(predictions, images)
     drawings = draw(predictions, curves)
     mosaic = draw_mistakes(predictions, images)
@@ -75,8 +75,8 @@ def write_report(run: Path, images: Tensor) -> Path:
         dataset=DATASET_NAMES[metrics["dataset"]],
         svg={name: inline_svg(drawing.figure, name, drawing.words) for name, drawing in drawings.items()},
         mistakes=mistakes,
-        words=tell(metrics, predictions),
-        tables=tabulate(metrics, read_config(run), predictions, curves),
+        words=tell(metrics, config, predictions),
+        tables=tabulate(metrics, config, predictions, curves),
         environments=environments(metrics),
     )
     for name, figure in {"worst_mistakes": mosaic, **{name: drawings[name].figure for name in drawings}}.items():
@@ -138,11 +138,12 @@ def draw(predictions: Predictions, curves: Curves) -> dict[str, Drawing]:
     return drawings
 
 
-def tell(metrics: dict[str, Any], predictions: Predictions) -> dict[str, str]:
+def tell(metrics: dict[str, Any], config: dict[str, Any], predictions: Predictions) -> dict[str, str]:
     """The report's sentences."""
     counts = confusion_matrix(*predictions)
     return {
         "result": descriptions.describe_result(metrics),
+        "curves": descriptions.describe_measuring(config),
         "authors_pair": descriptions.describe_authors_pair(most_confused(counts), counts),
         "calibration": descriptions.describe_calibration(*predictions),
     }

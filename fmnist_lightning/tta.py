@@ -1,9 +1,21 @@
 """Test-time augmentation: a net asked twice, about an image and its mirror image."""
 
 import math
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def warn_of_one_sided(training: Mapping[str, Any]) -> None:
+    """Say where a net of these options of training never saw a mirror image: a boot, say, that points right."""
+    if not training.get("flip", True):
+        print(
+            "note: this net was trained without --flip and never saw a mirror image, so --tta can make it worse",
+            file=sys.stderr,
+        )
 
 
 class MirrorAveraged(nn.Module):

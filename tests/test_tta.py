@@ -11,7 +11,7 @@ from fmnist_lightning.drawn import load_drawn
 from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.inference import load_classifier
 from fmnist_lightning.models import SeedNet
-from fmnist_lightning.tta import MirrorAveraged
+from fmnist_lightning.tta import MirrorAveraged, warn_of_one_sided
 
 
 def test_probabilities_are_the_mean_over_an_image_and_its_mirror_image() -> None:
@@ -23,6 +23,14 @@ def test_probabilities_are_the_mean_over_an_image_and_its_mirror_image() -> None
     assert (probs - net(images).softmax(dim=1)).abs().max() > 1e-4  # the control: one image alone gives other ones
 
 
+def test_only_a_net_that_never_saw_a_mirror_image_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    for training in ({"flip": True}, {}):
+        warn_of_one_sided(training)
+    assert capsys.readouterr().err == ""
+    warn_of_one_sided({"flip": False})
+    assert "trained without --flip" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("small_drawn")
 def test_the_test_loop_averages_when_it_is_told_to_and_says_so(program: Program, tmp_path: Path) -> None:
     run, _ = small_run(program, tmp_path, "--precision", "32-true")
@@ -30,6 +38,7 @@ def test_the_test_loop_averages_when_it_is_told_to_and_says_so(program: Program,
     status, output = program(evaluate, "--run", run, "--tta", "true", "--accelerator", "cpu")
     assert status == 0, output
     assert "averaged with its mirror images" in output
+    assert "trained without --flip" in output
     metrics = metrics_of(run)
     assert metrics["tta"] is True
     assert metrics["parameters"] == 225034
