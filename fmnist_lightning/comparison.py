@@ -62,7 +62,7 @@ def read_tested(runs: Sequence[str]) -> list[Tested]:
         folder = find_run(run, Path(LOG_DIR))
         metrics = read_metrics(folder)
         name = f"{folder}, mirror images averaged" if metrics.get("tta") else str(folder)
-        tested.append(Tested(name, folder, metrics, read_predictions(folder, metrics["n"])))
+        tested.append(Tested(name, folder, metrics, read_predictions(folder, metrics)))
     for other in tested[1:]:
         if not np.array_equal(other.predictions.labels, tested[0].predictions.labels):
             raise UserError(

@@ -1,10 +1,12 @@
 """What a tested run folder holds, read back and checked: metrics, predictions, learning curves."""
 
 import json
+import logging
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from fmnist_lightning.data import CLASSES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.runs import METRICS, PREDICTIONS, testing_command
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 # Of metrics.json, that a report is made from.
@@ -45,11 +50,13 @@ def read_metrics(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def read_predictions(run: Path, count: int) -> Predictions:
-    """The content of predictions.npz, which holds `count` images. No code in it can run.
+def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
+    """The content of predictions.npz, those that `metrics` are of. No code in it can run.
 
-    Raises UserError where it is missing, damaged, or does not hold what `callbacks.Predictions` writes.
+    Raises UserError where it is missing, damaged, does not hold what `callbacks.Predictions` writes, or is of another
+    test than the metrics: a kill came between them.
     """
+    count = metrics["n"]
     path, cure = run / PREDICTIONS, f"test the run anew: {testing_command(run)}"
     try:
         # Opened here, since NumPy leaves what it can't read open.
@@ -67,15 +74,25 @@ def read_predictions(run: Path, count: int) -> Predictions:
     # `not`, so that nan is out of bounds too.
     if not (probs.min() >= 0 and probs.max() <= 1 and labels.min() >= 0 and labels.max() < len(CLASSES)):
         raise UserError(f"{path} holds no probabilities of {len(CLASSES)} classes with their labels; {cure}")
+    correct = int((probs.argmax(axis=1) == labels).sum())
+    if round(metrics["accuracy"] * count) != correct:
+        raise UserError(f"{path} has {correct:,} images right, and {METRICS} tells of another test; {cure}")
     return Predictions(probs, labels)
+
+
+def read_events(run: Path) -> "EventAccumulator":
+    """What the TensorBoard event files of a run folder hold, all of its scalars."""
+    from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
+
+    # It warns of each restart that it purges what a kill undid, as it should.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    return EventAccumulator(str(run), size_guidance={SCALARS: 0, IMAGES: 1}).Reload()
 
 
 def read_curves(run: Path) -> Curves:
     """Those of CURVES that the TensorBoard event files of a run folder hold; none where they are not there."""
-    from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
-
-    events = EventAccumulator(str(run), size_guidance={SCALARS: 0, IMAGES: 1}).Reload()
-    known = set(events.Tags()[SCALARS])
+    events = read_events(run)
+    known = set(events.Tags()["scalars"])
     # A step's first mention: the test loop logs behind the last one, as of another epoch.
     epochs = (
         {point.step: int(point.value) + 1 for point in reversed(events.Scalars("epoch"))} if "epoch" in known else {}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import multiprocessing
 import os
 import random
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from fmnist_lightning import datamodule
 from fmnist_lightning.checkpoint import read_checkpoint
@@ -26,6 +24,7 @@ from fmnist_lightning.environment import environment
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.fault_tolerance import RandomState
 from fmnist_lightning.files import STAGED, write_text
+from fmnist_lightning.findings import read_events
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.runs import CHECKPOINTS, CONFIG, LAST, METRICS, numbered_runs, read_config
 from fmnist_lightning.speed_tables import origin
@@ -161,14 +160,13 @@ def readable(path: Path) -> bool:
 
 def result(run: Path) -> dict[str, Any]:
     """What a run ended with, but for times: a digest of all tensors, the five figures, all curves."""
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each restart
     last = read_checkpoint(run / CHECKPOINTS / LAST)
     digest = hashlib.sha256()
     # With an average of the weights, that is the state_dict, and the trained ones stand beside it.
     kept = ("state_dict", "current_model_state", "optimizer_states", "random_states")
     for tensor in tensors([last.get(name) for name in kept]):
         digest.update(tensor.numpy().tobytes())
-    events = EventAccumulator(str(run), size_guidance={SCALARS: 0}).Reload()
+    events = read_events(run)
     names = set(events.Tags()["scalars"]) - {TIMED_BY_THE_CLOCK}
     metrics = json.loads((run / METRICS).read_text())
     return {

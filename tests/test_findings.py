@@ -12,6 +12,7 @@ from fmnist_lightning.findings import read_curves, read_metrics, read_prediction
 from fmnist_lightning.runs import METRICS, PREDICTIONS
 
 COUNT = 200
+METRICS_OF_IT = {"n": COUNT, "accuracy": 1.0}
 
 
 def write_predictions(run: Path, probs: np.ndarray, labels: np.ndarray) -> None:
@@ -24,7 +25,7 @@ def test_damaged_event_files_are_no_obstacle(tmp_path: Path, content: bytes) -> 
     assert read_curves(tmp_path) == {}
 
 
-def test_curves_are_by_epoch_and_without_what_a_kill_undid(tmp_path: Path) -> None:
+def test_curves_are_by_epoch_and_without_what_a_kill_undid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As Lightning writes them: a resumed run purges the steps behind its checkpoint."""
     for purged, points in ((None, [(10, 0, 0.9), (20, 1, 0.8)]), (20, [(20, 1, 0.7), (30, 2, 0.6)])):
         with SummaryWriter(str(tmp_path), purge_step=purged, filename_suffix=f".{purged}") as writer:
@@ -34,6 +35,7 @@ def test_curves_are_by_epoch_and_without_what_a_kill_undid(tmp_path: Path) -> No
     assert read_curves(tmp_path) == {
         "val/loss": [(1, pytest.approx(0.9)), (2, pytest.approx(0.7)), (3, pytest.approx(0.6))]
     }
+    assert caplog.records == []  # TensorBoard's own warning, of a restart of TensorFlow, would frighten
 
 
 PROBS, LABELS = np.full((COUNT, 10), 0.1, np.float32), np.zeros(COUNT, np.int64)
@@ -59,10 +61,19 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damaged_predictions_are_refused(tmp_path: Path, kind: str) -> None:
     write_predictions(tmp_path, PROBS, LABELS)
-    assert len(read_predictions(tmp_path, COUNT).probs) == COUNT
+    assert len(read_predictions(tmp_path, METRICS_OF_IT).probs) == COUNT
     DAMAGE[kind](tmp_path)
     with pytest.raises(UserError, match=r"predictions.npz .*; test the run anew: python scripts/test.py --run"):
-        read_predictions(tmp_path, COUNT)
+        read_predictions(tmp_path, METRICS_OF_IT)
+
+
+def test_predictions_of_another_test_than_the_metrics_are_refused(tmp_path: Path) -> None:
+    """A kill between the two files, or two tests at once by another version."""
+    write_predictions(tmp_path, PROBS, LABELS)
+    with pytest.raises(
+        UserError, match=r"200 images right, and metrics\.json tells of another test; test the run anew"
+    ):
+        read_predictions(tmp_path, {"n": COUNT, "accuracy": 0.995})
 
 
 class MakesAFile:
@@ -78,7 +89,7 @@ class MakesAFile:
 def test_code_in_predictions_does_not_run(tmp_path: Path) -> None:
     write_predictions(tmp_path, np.array([MakesAFile(tmp_path / "harm")], dtype=object), LABELS)
     with pytest.raises(UserError, match="can't be read as predictions"):
-        read_predictions(tmp_path, COUNT)
+        read_predictions(tmp_path, METRICS_OF_IT)
     assert not (tmp_path / "harm").exists()
     # The control: NumPy runs it where it is allowed to.
     with np.load(tmp_path / PREDICTIONS, allow_pickle=True) as file:
