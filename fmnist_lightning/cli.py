@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ArgumentParser, auto_parser
+from jsonargparse import ArgumentError, ArgumentParser, auto_parser
 from jsonargparse.typing import extend_base_type, restricted_number_type
 
 from fmnist_lightning.errors import ReportedError, UserError
@@ -22,6 +22,9 @@ from fmnist_lightning.runs import CONFIG, find_resumed
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
+# Options that name a file or folder, or may. Lightning and torchvision replace `~` and `$NAME` in some of the places
+# that take one; here it is done for all.
+PATH_OPTIONS = ("ckpt", "data_dir", "log_dir", "recipe", "resume", "run", "space", "study", "teacher")
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -46,13 +49,19 @@ def check_mixup_alpha(_: type, alpha: float | str) -> None:
 
 if TYPE_CHECKING:
     Seed = int
+    BatchSize = int
+    Shift = int
     PositiveFinite = float
+    NonNegativeFinite = float
     MixupAlpha = float
     Rate = float
     Share = float
 else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
+    BatchSize = restricted_number_type("BatchSize", int, [(">", 0), ("<", 2**31)])  # more than any memory has
+    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 28)])  # by 28 an image is out of sight
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
+    NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
     Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
     Rate = extend_base_type("Rate", float, check_rate)
     MixupAlpha = extend_base_type("MixupAlpha", float, check_mixup_alpha)
@@ -104,15 +113,45 @@ def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
     """
     parser = auto_parser(command, as_positional=True, parser_class=Parser)
     arguments = complete_flags(command, arguments)
-    options = parser.parse_args(arguments).as_dict()
+    options = plain_options(parser, arguments)
     if options.get("resume"):
         run, checkpoint = find_resumed(options["resume"], Path(options["log_dir"]))
         # Found once: the config may name another log folder, and another run may be the last a moment later.
         found = checkpoint if options["resume"].endswith(".ckpt") else run
         config = [] if options["config"] else [f"--config={run / CONFIG}"]
-        options = parser.parse_args([*config, *arguments, f"--resume={found}"]).as_dict()
-    # jsonargparse's restricted numbers are classes of their own, which neither YAML nor a safe checkpoint can hold.
-    return {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
+        options = plain_options(parser, [*config, *arguments, f"--resume={found}"])
+    return {name: value for name, value in options.items() if name != "config"}
+
+
+def plain_options(parser: ArgumentParser, arguments: list[str]) -> dict[str, Any]:
+    """The options that `parser` finds, as values that YAML and a safe checkpoint can hold, paths in full."""
+    try:
+        options = parser.parse_args(arguments).as_dict()
+        paths = {name: in_full(options[name]) for name in PATH_OPTIONS if isinstance(options.get(name), str)}
+    except (UnicodeError, RecursionError) as error:
+        parser.error(f"an option or a file of options can't be read; expected UTF-8 text: {error}")
+    # jsonargparse's restricted numbers are classes of their own.
+    values = {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
+    return {"config": options.get("config"), **values, **paths}
+
+
+def checked_options(command: Callable[..., Any], values: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Values of options of `command` as it would have them. Raises UserError where it would not take one.
+
+    `source` is the file that they were read from.
+    """
+    parser = auto_parser(command, parser_class=Parser, exit_on_error=False)
+    try:
+        options = parser.parse_object(values).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"{source} was edited, or is another program's: {' '.join(str(error).split())}") from error
+    return {name: json.loads(json.dumps(options[name])) for name in values}
+
+
+def in_full(path: str) -> str:
+    """With `~` and `$NAME` replaced. Raises UnicodeError where no YAML file can hold it."""
+    path.encode()
+    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises where no such user is)
 
 
 def complete_flags(command: Callable[..., Any], arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from conftest import NOWHERE, Program, use_mirrors
 from fmnist_lightning.cli import complete_flags, parse
 from fmnist_lightning.data import FILES
 from fmnist_lightning.evaluation import evaluate
+from fmnist_lightning.module import Classifier
 from fmnist_lightning.runs import write_config
 from fmnist_lightning.training import train
 from fmnist_lightning.tuning import tune
@@ -47,6 +48,10 @@ def test_help_waits_for_no_heavy_import(module: str) -> None:
         (["--learning_rate", "1"], "--learning_rate"),
         (["--batch_size", "0"], 'key "batch_size"'),
         (["--batch_size", "many"], 'key "batch_size"'),
+        (["--batch_size", "9" * 25], 'key "batch_size"'),
+        (["--shift", "28"], 'key "shift"'),
+        (["--weight_decay", "inf"], 'key "weight_decay"'),
+        (["--log_dir", os.fsdecode(b"\xff")], "expected UTF-8"),
         (["--lr", "-1"], 'key "lr"'),
         (["--lr", "nan"], 'key "lr"'),
         (["--lr", "inf"], 'key "lr"'),
@@ -79,6 +84,44 @@ def test_an_unknown_option_in_a_recipe_is_named(program: Program, tmp_path: Path
     status, output = program(train, "--config", tmp_path / "recipe.yaml")
     assert status == 2
     assert "learning_rate" in output
+
+
+@pytest.mark.parametrize("content", [b"# f\xfcr\nlr: 1", b"dropout: &rates [*rates]"])
+def test_a_recipe_that_is_no_text_of_options_is_told(program: Program, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    status, output = program(train, "--config", tmp_path / "recipe.yaml")
+    assert status == 2
+    assert "error: " in output
+
+
+def test_home_and_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Lightning's logger and torchvision do it, and nobody else: a run would be written into two folders."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", "here")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("log_dir: ~/$PLACE/logs\ndata_dir: $NOWHERE/data\n")
+    options = parse(train, ["--config", str(recipe), "--teacher", "~no-such-user/net"])
+    paths = [options[name] for name in ("log_dir", "data_dir", "teacher")]
+    assert paths == [f"{tmp_path}/here/logs", "$NOWHERE/data", "~no-such-user/net"]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([], "training, validation, test"),
+        (["--test", "false"], "training, validation"),
+        (["--val_fraction", "0", "--ckpt", "last"], "training, test"),
+    ],
+)
+def test_a_smoke_run_does_what_it_says(
+    program: Program, small_drawn: None, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: str
+) -> None:
+    tested: list[int] = []
+    monkeypatch.setattr(Classifier, "on_test_epoch_end", lambda _: tested.append(1))
+    status, output = program(train, *DRAWN, "--fast_dev_run", *options)
+    assert status == 0, output
+    assert f"one batch of {parts}; no run folder" in output
+    assert bool(tested) == ("test" in parts)
 
 
 def test_a_flag_alone_means_true() -> None:
