@@ -57,11 +57,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name another checkpoint, or train first") from error
+    except PermissionError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): make it readable") from error
     except Exception as error:  # torch's unpickler meets damaged bytes with exceptions of many kinds
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} can't be read as a checkpoint: it is damaged or no checkpoint ({reason})") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not all(
+        isinstance(checkpoint.get(name), dict) for name in ("state_dict", "hyper_parameters")
+    ):
         raise UserError(f"{path} is no checkpoint of this project: state_dict and hyper_parameters are missing")
+    if not isinstance(checkpoint.get("format", 0), int):
+        raise UserError(f"{path} has the format {checkpoint['format']!r}; expected a number up to {FORMAT}")
     if checkpoint.get("format", 0) > FORMAT:
         raise UserError(
             f"{path} was written by a newer version of this project (format {checkpoint['format']}; this one reads up "
@@ -91,10 +97,19 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path
 def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
     """Epochs completed, seconds of training with validation by Lightning's own Timer, and where it took place.
 
-    Raises UserError where it holds weights alone.
+    Raises UserError where it holds weights alone, or something else in place of them.
     """
     if not {"callbacks", "loops", "epoch"} <= checkpoint.keys():
         raise UserError("this checkpoint holds weights without their training; name one that scripts/train.py wrote")
+    try:
+        return told_record(checkpoint)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"this checkpoint does not tell of its training as scripts/train.py writes it ({error!r})"
+        ) from error
+
+
+def told_record(checkpoint: dict[str, Any]) -> TrainingRecord:
     timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
     # Saved behind an epoch's validation, its number is not yet counted on; saved in the middle, it is not complete.
     at_end = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]

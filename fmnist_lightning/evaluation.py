@@ -1,19 +1,22 @@
 """The test loop alone. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
+import contextlib
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import LOG_DIR, Accelerator, Precision, Strategy
+from fmnist_lightning.cli import LOG_DIR, Accelerator, Precision, Strategy, checked_options
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch, processes_to_launch
 from fmnist_lightning.runs import (
     CHECKPOINTS,
+    CONFIG,
     DATA_OPTIONS,
     DEVICE_OPTIONS,
     LAST,
@@ -22,6 +25,8 @@ from fmnist_lightning.runs import (
     PREDICTIONS,
     REPORT,
     REPORT_PICTURES,
+    alone_testing,
+    explaining_faults,
     find_checkpoint,
     find_run,
     read_config,
@@ -65,13 +70,14 @@ def evaluate(
         strategy: ddp, a process for each device; auto, that where there are several.
         precision: Arithmetic, if not the run's.
         tta: Test-time augmentation: average over each image and its mirror image. metrics.json and the report say so.
+            For nets that were trained with --flip.
         log_dir: Folder of the run folders version_N.
     """
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
         launch(processes, num_nodes=num_nodes, extra=[f"--run={find_run(run, Path(log_dir))}"])
         return
     folder = find_run(run, Path(log_dir))
-    options = read_config(folder, required=(*DATA_OPTIONS, *MODULE_OPTIONS, "precision"))
+    options = tested_options(folder)
     given = {"data_dir": data_dir, "batch_size": batch_size, "precision": precision, "accelerator": accelerator}
     given |= {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     options |= {name: value for name, value in given.items() if value is not None}
@@ -79,14 +85,30 @@ def evaluate(
     from fmnist_lightning.console import quiet
     from fmnist_lightning.devices import resolve_devices
     from fmnist_lightning.distributed import joined
-    from fmnist_lightning.models import MODELS
 
     quiet()
     resolved = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
-    if options["model"] not in MODELS:
-        raise UserError(f"{folder} was trained with the net {options['model']}; this version has {', '.join(MODELS)}")
-    with joined(resolved.fabric), advising(f"to test it: {testing_command(folder)}"):
+    command = testing_command(folder)
+    with joined(resolved.fabric), explaining_faults(folder, command), advising(f"to test it: {command}"):
         test_run(folder, {**options, "precision": resolved.precision}, resolved, ckpt, tta=tta)
+
+
+def tested_options(run: Path) -> dict[str, Any]:
+    """The options of a run that a test has from it.
+
+    Raises UserError where the run's config lacks one, or holds one that a training does not take.
+    """
+    from fmnist_lightning.training import train
+
+    names = (*DATA_OPTIONS, *MODULE_OPTIONS, "precision")
+    config = read_config(run, required=names)
+    models = get_args(inspect.signature(train).parameters["model"].annotation)
+    if config["model"] not in models:
+        raise UserError(f"{run} was trained with the net {config['model']}; this version has {', '.join(models)}")
+    options = checked_options(train, {name: config[name] for name in names}, run / CONFIG)
+    if options["dataset"] == "auto":
+        raise UserError(f"{run / CONFIG} holds dataset auto; expected the one that the run was trained on")
+    return options
 
 
 def test_run(run: Path, options: dict[str, Any], devices: "Devices", ckpt: str | None, *, tta: bool) -> None:
@@ -98,10 +120,6 @@ def test_run(run: Path, options: dict[str, Any], devices: "Devices", ckpt: str |
     from fmnist_lightning.fault_tolerance import OwnSignals
     from fmnist_lightning.module import build_classifier
 
-    if devices.fabric.is_global_zero:
-        for name in (METRICS, PREDICTIONS, REPORT):
-            sweep(run, name)
-        sweep(run / REPORT_PICTURES)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
     module = build_classifier({name: options[name] for name in MODULE_OPTIONS}, options["precision"])
     trainer = L.Trainer(
@@ -126,13 +144,30 @@ def run_test_loop(
     """Test a checkpoint's weights on the whole test set: metrics.json, table, report, all by the first process.
 
     The trainer has a `Predictions` callback, which writes predictions.npz. `ckpt` is as `find_checkpoint` takes it.
-    Raises UserError where the checkpoint is damaged or another net's.
+    Raises UserError where the checkpoint is damaged or another net's, or another test of the run is under way.
     """
+    with alone_testing(run) if trainer.is_global_zero else contextlib.nullcontext():
+        if trainer.is_global_zero:
+            for name in (METRICS, PREDICTIONS, REPORT):
+                sweep(run, name)
+            sweep(run / REPORT_PICTURES)
+        test_checkpoint(trainer, module, datamodule, run, ckpt, tta=tta)
+
+
+def test_checkpoint(
+    trainer: "L.Trainer",
+    module: "Classifier",
+    datamodule: "FashionMNISTDataModule",
+    run: Path,
+    ckpt: str | None,
+    *,
+    tta: bool,
+) -> None:
     from fmnist_lightning.checkpoint import load_weights, read_checkpoint, training_record
     from fmnist_lightning.console import result_table
     from fmnist_lightning.distributed import told
     from fmnist_lightning.report import write_report
-    from fmnist_lightning.tta import MirrorAveraged
+    from fmnist_lightning.tta import MirrorAveraged, warn_of_one_sided
 
     # Read by the first process, whose machine may be the only one that has the run folder.
     checkpoint = told(trainer.strategy, lambda: find_checkpoint(run, ckpt))
@@ -141,6 +176,8 @@ def run_test_loop(
     trained = training_record(content)
     if tta:
         module.net = MirrorAveraged(module.net)
+        if trainer.is_global_zero:
+            warn_of_one_sided(read_config(run))
     [figures] = trainer.test(module, datamodule, verbose=False)
     count = len(datamodule.splits["test"].labels)
     check_counted_once(module.answers["test"], count)

@@ -33,7 +33,7 @@ from fmnist_lightning.runs import CHECKPOINTS, LAST, PREDICTIONS, resume_command
 
 def shown(dataset: str) -> dict[str, Any]:
     """The Trainer's options that say what is shown."""
-    in_terminal = sys.stdout.isatty()  # where Lightning's bar goes
+    in_terminal = sys.stdout is not None and sys.stdout.isatty()  # where Lightning's bar goes
     return {
         # Lightning would choose a summary by whether `rich` is installed; this one reads the same everywhere.
         "callbacks": [ModelSummary(), ProgressBar(dataset) if in_terminal else EpochLines(DATASET_NAMES[dataset])],
@@ -49,7 +49,8 @@ def recorded(run: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
     `steps` are those done before: what TensorBoard has of later ones was lost with the process that wrote it.
     """
     last, minutes, patience = run / CHECKPOINTS / LAST, options["checkpoint_every_minutes"], options["patience"]
-    keep: dict[str, Any] = {"dirpath": last.parent, "enable_version_counter": False}
+    # As text: Lightning keeps the place in each checkpoint, and a `Path` there is code to a reader who takes none.
+    keep: dict[str, Any] = {"dirpath": str(last.parent), "enable_version_counter": False}
     display = shown(options["dataset"])
     callbacks = [
         StopOnNonFinite("nothing was saved of it: start anew with a smaller --lr"),

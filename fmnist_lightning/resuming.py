@@ -37,7 +37,7 @@ def open_run(
     if checkpoint:
         check_same_run(run, options)
         checkpoint = existing_checkpoint(run, checkpoint)
-        steps = steps_done(run, checkpoint, module) if checkpoint else 0
+        steps = steps_done(run, checkpoint, module, options["max_epochs"]) if checkpoint else 0
         (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
         for folder in (run, run / CHECKPOINTS):
             sweep(folder)
@@ -58,20 +58,29 @@ def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
     return newest or checkpoint
 
 
-def steps_done(run: Path, checkpoint: Path, module: "Classifier") -> int:
+def steps_done(run: Path, checkpoint: Path, module: "Classifier", max_epochs: int) -> int:
     """Steps of training behind a checkpoint whose weights and teacher are those of `module`.
 
-    Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read.
+    Raises UserError where it can't be gone on from, and names the newest checkpoint of the run that can be read; and
+    where it is behind `max_epochs` already.
     """
     try:
         content = read_checkpoint(checkpoint)
         training_record(content)
         if content.get("format") != FORMAT:
             raise UserError(f"{checkpoint} is an older version's: it can be tested, but not gone on with")
+        if not content.get("optimizer_states"):
+            raise UserError(f"{checkpoint} lacks the optimizer's state: it can be tested, but not gone on with")
     except UserError as error:
         other = newest_readable(run / CHECKPOINTS)
         cure = f"the newest that can be read: {resume_command(other)}" if other else "no other one can be read either"
         raise UserError(f"{error}; {cure}") from error
+    begun = content["epoch"] + 1  # the epoch that it ends, or lies in
+    if max_epochs < begun:
+        raise UserError(
+            f"{checkpoint} is in its epoch {begun} or behind it, and can't go on to --max_epochs {max_epochs}: give "
+            f"{begun} or more, or train a new run"
+        )
     load_weights(module, content, checkpoint)
     check_same_teacher(run, content.get("teacher"), module.teacher.identity if module.teacher else None)
     return int(content["global_step"])

@@ -23,6 +23,7 @@ CHECKPOINTS = "checkpoints"
 HPARAMS = "hparams.yaml"
 LAST = "last.ckpt"
 LOCK = ".lock"
+TEST_LOCK = ".test.lock"
 # Those of a run's options that say which net is trained how: the arguments of `Classifier`.
 MODULE_OPTIONS = ("model", "dropout", "optimizer", "lr", "weight_decay", "schedule", "label_smoothing")
 # Those that say which data it has, and how training changes it: the arguments of `FashionMNISTDataModule`.
@@ -77,7 +78,7 @@ def find_run(run: str, log_dir: Path) -> Path:
     if run == "last":
         runs = {number: path for number, path in numbered_runs(log_dir).items() if (path / CONFIG).is_file()}
         if not runs:
-            raise UserError(f"{log_dir} holds no runs: train first (python scripts/train.py), or name a run with --run")
+            raise UserError(f"{log_dir} holds no runs: train first (python scripts/train.py), or name a run folder")
         folder = runs[max(runs)]
     else:
         folder = Path(run)
@@ -96,7 +97,8 @@ def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
     """
     if resume.endswith(".ckpt"):
         checkpoint = Path(resume)
-        return find_run(str(checkpoint.parent.parent), log_dir), checkpoint
+        folder = checkpoint.parent if checkpoint.parent.name else checkpoint.parent.resolve()
+        return find_run(str(folder.parent), log_dir), checkpoint
     run = find_run(resume, log_dir)
     return run, run / CHECKPOINTS / LAST
 
@@ -106,10 +108,15 @@ def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
 
     Raises UserError where there is none, or where it lies in another run: its figures would be told as this one's.
     """
-    ckpt = ckpt or str(read_config(run).get("ckpt", "best"))
-    path = run / CHECKPOINTS / f"{ckpt}.ckpt" if ckpt in ("best", "last") else Path(ckpt)
-    if not path.is_file():
+    ckpt = ckpt or str(read_config(run).get("ckpt") or "best")
+    named = ckpt in ("best", "last")
+    path = run / CHECKPOINTS / f"{ckpt}.ckpt" if named else Path(ckpt)
+    if named and not path.exists():
         raise UserError(f"{path} does not exist: the run was stopped before its first epoch ended, or it was moved")
+    if not path.is_file():
+        raise UserError(
+            f"{path} {'is no file' if path.exists() else 'does not exist'}: name best, last, or a checkpoint's path"
+        )
     owner = path.resolve().parent.parent
     if (owner / CONFIG).is_file() and owner != run.resolve():
         raise UserError(f"{path} is of the run {owner}, and not of {run}: give --run {owner} too")
@@ -126,11 +133,12 @@ def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
     path = run / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # PyYAML passes on what a date of no month and a list in itself raise.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no options; expected one `name: value` a line")
-    if missing := [name for name in required if name not in config]:
+    if missing := [name for name in required if config.get(name) is None]:
         raise UserError(
             f"{path} lacks {', '.join(missing)}: it was edited, or is an older version's or another program's"
         )
@@ -167,9 +175,17 @@ def alone_in(run: Path) -> contextlib.AbstractContextManager[None]:
     return claimed(run / LOCK, f"another training goes on in {run}: wait until it ends, or stop it")
 
 
+def alone_testing(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Raise UserError where another test of this run is under way, whose files would mix with this one's.
+
+    A training may go on meanwhile, whose best checkpoint so far can be tested.
+    """
+    return claimed(run / TEST_LOCK, f"another test of {run} is under way: wait until it ends, or stop it")
+
+
 @contextlib.contextmanager
-def explaining_faults(run: Path) -> Iterator[None]:
-    """Turn the system's errors while a run is written into a UserError that names the cure."""
+def explaining_faults(run: Path, command: str) -> Iterator[None]:
+    """Turn the system's errors while a run is written into a UserError that names the cure, `command` at its end."""
     try:
         yield
     except OSError as error:
@@ -181,5 +197,5 @@ def explaining_faults(run: Path) -> Iterator[None]:
             ) from error
         raise UserError(
             f"{error.filename or run} can't be written ({error.strerror or error}); what was saved before is whole: "
-            f"make room or make the folder writable, then go on: {resume_command(run)}"
+            f"make room or make the folder writable, then go on: {command}"
         ) from error

@@ -5,19 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from fmnist_lightning.cli import (
     DATA_DIR,
     LOG_DIR,
     Accelerator,
+    BatchSize,
     Dataset,
     MixupAlpha,
+    NonNegativeFinite,
     PositiveFinite,
     Precision,
     Rate,
     Seed,
     Share,
+    Shift,
     Strategy,
 )
 from fmnist_lightning.errors import ProcessFailedError, UserError
@@ -53,14 +56,14 @@ def train(
     model: Literal["seed", "notebook", "compact", "fine", "advanced"] = "seed",
     dropout: tuple[Rate, Rate, Rate] = (0.25, 0.25, 0.5),
     max_epochs: PositiveInt = 40,
-    batch_size: PositiveInt = 128,
+    batch_size: BatchSize = 128,
     flip: bool = False,
-    shift: NonNegativeInt = 0,
+    shift: Shift = 0,
     erase: Share = 0.0,
     mixup: MixupAlpha = 0.0,
     optimizer: Literal["adam", "muon"] = "adam",
     lr: PositiveFinite = 1e-3,
-    weight_decay: NonNegativeFloat = 0.0,
+    weight_decay: NonNegativeFinite = 0.0,
     schedule: Literal["constant", "one_cycle"] = "constant",
     label_smoothing: Share = 0.0,
     teacher: str | None = None,
@@ -123,7 +126,7 @@ def train(
         log_dir: Folder of the run folders version_N.
         resume: Run folder to go on in, last for the newest, or a checkpoint in one. The run's own options hold, but for
             those given here: a longer training and another device are possible, another data set or net is not.
-        fast_dev_run: One batch of training, validation and test each, to see that all works. Makes no run folder.
+        fast_dev_run: One batch of each part, training, validation and test, to see that all works. Makes no run folder.
     """
     options = {**locals(), "dropout": list(dropout)}
     if processes := processes_to_launch(accelerator, devices, num_nodes, strategy):
@@ -173,12 +176,13 @@ def fit_and_test(options: dict[str, Any], devices: "Devices", callbacks: Sequenc
     if options["fast_dev_run"]:
         display = shown(options["dataset"])
         display["callbacks"].append(OwnSignals())
-        smoke_run(L.Trainer(**base, **display, fast_dev_run=True), module, datamodule)
+        smoke_run(L.Trainer(**base, **display, fast_dev_run=True), module, datamodule, test=options["test"])
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run, checkpoint = told(fabric, lambda: find_or_make_run(options["resume"], Path(options["log_dir"])))
     claim = alone_in(run) if fabric.is_global_zero else contextlib.nullcontext()
-    with claim, explaining_faults(run), advising(f"to go on: {resume_command(run)}"):
+    command = resume_command(run)
+    with claim, explaining_faults(run, command), advising(f"to go on: {command}"):
         checkpoint, steps = told(fabric, lambda: open_run(run, checkpoint, options, module))
         outputs = recorded(run, options, steps)
         outputs["callbacks"] += callbacks
@@ -266,7 +270,14 @@ def check_validation(val_fraction: float, ckpt: str, patience: int | None) -> No
         )
 
 
-def smoke_run(trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule") -> None:
+def smoke_run(trainer: "L.Trainer", module: "Classifier", datamodule: "FashionMNISTDataModule", *, test: bool) -> None:
+    parts = ["training"]
+    if datamodule.val_fraction:
+        parts.append("validation")
+    else:
+        trainer.limit_val_batches = 0  # fast_dev_run has made it 1
     trainer.fit(module, datamodule)
-    trainer.test(module, datamodule, verbose=False)
-    print("smoke run passed: one batch of training, validation and test; no run folder was made")
+    if test:
+        parts.append("test")
+        trainer.test(module, datamodule, verbose=False)
+    print(f"smoke run passed: one batch of {', '.join(parts)}; no run folder was made")

@@ -66,7 +66,7 @@ path = Path(sys.argv[1])
 AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "hyper_parameters": {}}, path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    with explaining_faults(path.parent.parent):
+    with explaining_faults(path.parent.parent, "this command"):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(100_000)}}, path)
 except UserError as error:
     print(error)
