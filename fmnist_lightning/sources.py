@@ -5,12 +5,14 @@ import gzip
 import io
 import os
 import re
+import stat
 import struct
 import sys
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -90,20 +92,21 @@ def pictures_in(folder: str) -> Iterator[str | Fault]:
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if is_picture_name(name) and not is_pipe(path := Path(parent, name)):
+            if is_picture_name(name) and not is_stream(path := str(Path(parent, name))):
                 found += 1
-                yield str(path)
+                yield path
     yield from (Fault(str(error.filename), explain(error.filename, error)) for error in unreadable)
     if not found and not unreadable:
         yield Fault(folder, f"is a folder without pictures ({', '.join(FORMATS)}) or IDX images")
 
 
-def is_pipe(path: Path) -> bool:
-    """Whether to open this would wait for somebody who writes."""
+def is_stream(name: str) -> bool:
+    """Whether this may wait for ever for somebody who writes: a pipe, or a device such as a terminal."""
     try:
-        return path.is_fifo()
-    except OSError:  # who may not even ask will get a message when it is opened
+        mode = Path(name).stat().st_mode
+    except (OSError, ValueError):  # there will be a message when it is opened
         return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def is_picture_name(name: str) -> bool:
@@ -114,16 +117,21 @@ def is_picture_name(name: str) -> bool:
 
 
 def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int = WORKERS) -> Iterator[Result]:
-    """The images of all files, in order; `workers` threads are a few files ahead, so memory stays bounded."""
+    """The images of all files, in order; `workers` threads are a few files ahead, so memory stays bounded.
+
+    What may block for ever is read by the caller's thread, each in its turn: a signal handler that raises ends that,
+    while a thread that is blocked would keep the program from ending.
+    """
     pool = ThreadPoolExecutor(workers)
-    pending: deque[Future[Iterable[Result]]] = deque()
+    pending: deque[Callable[[], Iterable[Result]]] = deque()
     try:
         for name in names:
-            pending.append(pool.submit(read, name, invert))
+            blocking = not isinstance(name, Fault) and (name == STDIN or is_stream(name))
+            pending.append(partial(read, name, invert) if blocking else pool.submit(read, name, invert).result)
             if len(pending) > 4 * workers:
-                yield from pending.popleft().result()
+                yield from pending.popleft()()
         while pending:
-            yield from pending.popleft().result()
+            yield from pending.popleft()()
     finally:
         pool.shutdown(cancel_futures=True)
 
