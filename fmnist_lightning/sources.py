@@ -74,15 +74,17 @@ def expand_all(names: Iterable[str]) -> Iterator[str | Fault]:
 
 
 def matches(pattern: str) -> Iterator[str | Fault]:
-    """The files that a pattern means; `**` stands for folders in folders."""
+    """The files that a pattern means, streams left out; `**` stands for folders in folders."""
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, which takes no pattern that begins with /
-    for name in found:
+    files = [name for name in found if not is_stream(name)]
+    for name in files:
         if not Path(name).is_dir():
             yield name
         elif "**" not in pattern:  # which has matched what is in the folder too
             yield from pictures_in(name)
-    if not found:
-        yield Fault(pattern, "matches no file")
+    if not files:
+        pipes = "matches only pipes or devices, which might wait for ever: name them to read them"
+        yield Fault(pattern, pipes if found else "matches no file")
 
 
 def pictures_in(folder: str) -> Iterator[str | Fault]:

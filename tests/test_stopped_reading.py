@@ -13,7 +13,7 @@ from test_prediction import script
 from test_sources import assert_reads, folder, png
 
 from fmnist_lightning import sources
-from fmnist_lightning.sources import Picture, read_all
+from fmnist_lightning.sources import Fault, Picture, expand, read_all
 
 __all__ = ["folder"]  # a fixture
 
@@ -61,3 +61,13 @@ def test_pipes_come_into_memory_one_at_a_time(folder: Path, opened: list[str]) -
     for number, result in enumerate(read_all(pipes), 1):
         assert isinstance(result, Picture)
         assert opened == pipes[:number]
+
+
+def test_a_pattern_leaves_pipes_out_and_says_so_where_nothing_is_left(folder: Path) -> None:
+    Path("a.png").write_bytes(png(0))
+    os.mkfifo("b.png")
+    assert list(expand("*.png")) == ["a.png"]
+    [fault] = expand("b*")
+    assert isinstance(fault, Fault)
+    assert (fault.name, fault.reason.partition(",")[0]) == ("b*", "matches only pipes or devices")
+    assert list(expand("b.png")) == ["b.png"]  # named, so it is read
