@@ -27,6 +27,7 @@ SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().it
 # The names of the data set's own files, and of MNIST's, "t10k-images.idx3-ubyte".
 IDX_NAME = re.compile(r"[-.]idx\d-ubyte(\.gz)?$")
 IDX_MAGIC = bytes([0, 0, 8])  # then the number of axes: http://yann.lecun.com/exdb/mnist/
+HEADER_BYTES = 16  # of images: that, and the lengths of three axes
 GZIP_MAGIC = bytes([0x1F, 0x8B])
 IMAGE_BYTES = IMAGE_SIZE**2
 # Fashion-MNIST itself shrinks to less than 1/2; blank images to 1/1000.
@@ -207,9 +208,11 @@ def read_idx_header(stream: BinaryIO | gzip.GzipFile, size: int, packed: bool) -
 
     Raises PictureError where its header is not that of 28 x 28 uint8 images, or claims what the size can't be true of.
     """
-    header = stream.read(16)
-    if len(header) < 16 or header[:4] != IDX_MAGIC + bytes([3]):
-        raise PictureError(f"holds no IDX images: it begins with {header[:4].hex(' ')}, expected 00 00 08 03")
+    header, magic = stream.read(HEADER_BYTES), IDX_MAGIC + bytes([3])
+    if header[:4] != magic[: len(header)]:
+        raise PictureError(f"holds no IDX images: it begins with {header[:4].hex(' ')}, expected {magic.hex(' ')}")
+    if len(header) < HEADER_BYTES:
+        raise PictureError(f"is cut short in its header, which has {len(header)} of {HEADER_BYTES} bytes")
     count, height, width = struct.unpack(">3I", header[4:])
     if not count:
         raise PictureError("holds no images")
