@@ -184,6 +184,7 @@ def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:
 
     Whatever a header claims, no more memory is taken than for one image.
     """
+    doubt = ""
     with file:
         try:
             packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -195,12 +196,13 @@ def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:
                 if len(content) < IMAGE_BYTES:
                     raise PictureError(f"ends in image {index:,}, before its header says")
                 yield Picture(f"{name}[{index}]", np.frombuffer(content, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE))
+                doubt = "; the images before may be wrong too" if packed else ""  # a CRC comes behind what it is of
             if stream.read(1):
                 raise PictureError("goes on behind the images that its header tells of")
         except PictureError as error:
             yield Fault(name, str(error))
         except (OSError, EOFError, zlib.error) as error:
-            yield Fault(name, f"is cut short or damaged ({error})")
+            yield Fault(name, f"is cut short or damaged ({error}){doubt}")
 
 
 def read_idx_header(stream: BinaryIO | gzip.GzipFile, size: int, packed: bool) -> int:
