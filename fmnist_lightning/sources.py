@@ -69,9 +69,14 @@ def expand(name: str) -> Iterator[str | Fault]:
 
 
 def expand_all(names: Iterable[str]) -> Iterator[str | Fault]:
-    """The files that all names mean, one name's after the other's."""
+    """The files that all names mean, one name's after the other's; standard input, which can be read once, once."""
+    took_stdin = False
     for name in names:
-        yield from expand(name)
+        if name == STDIN and took_stdin:
+            yield Fault(STDIN, "was read already: standard input can be read once, so name it once")
+        else:
+            yield from expand(name)
+        took_stdin |= name == STDIN
 
 
 def matches(pattern: str) -> Iterator[str | Fault]:

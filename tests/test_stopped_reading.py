@@ -13,7 +13,7 @@ from test_prediction import script
 from test_sources import assert_reads, folder, png
 
 from fmnist_lightning import sources
-from fmnist_lightning.sources import Fault, Picture, expand, read_all
+from fmnist_lightning.sources import Fault, Picture, expand, expand_all, read_all
 
 __all__ = ["folder"]  # a fixture
 
@@ -44,6 +44,13 @@ def test_standard_input_keeps_its_place_among_files(folder: Path, monkeypatch: p
     Path("a.png").write_bytes(png(0))
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(png(1))))
     assert_reads(read_all(["a.png", "-", "a.png"]), [("a.png", 0), ("-", 1), ("a.png", 0)])
+
+
+def test_standard_input_named_twice_is_read_once_and_told_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(png(1))))
+    first, second = read_all(expand_all(["-", "-"]))
+    assert_reads([first], [("-", 1)])
+    assert second == Fault("-", "was read already: standard input can be read once, so name it once")
 
 
 @pytest.fixture
