@@ -1,6 +1,8 @@
 """The LightningDataModule: which data, which cut, which batches."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -32,6 +34,15 @@ def resolve_dataset(dataset: str, data_dir: Path) -> str:
         print(f"{error}\n{DRAWN_NOTICE}", file=sys.stderr)
         return "drawn"
     return "fashion_mnist"
+
+
+@contextlib.contextmanager
+def offering_stand_in() -> Iterator[None]:
+    """Name one more cure for data that can't be had, in a program that has the option --dataset."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error} Or use the drawn stand-in with --dataset drawn.") from error
 
 
 class FashionMNISTDataModule(L.LightningDataModule):

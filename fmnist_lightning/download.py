@@ -24,10 +24,7 @@ PAUSE_SECONDS = 1.0  # between rounds
 SOCKET_TIMEOUT_SECONDS = 10.0  # urllib's default is to wait for ever
 LOCK_NOTICE_SECONDS = 1.0
 STAGING_PREFIX = ".download-"
-CURE = (
-    "Connect to the network, or name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR), "
-    "or use the drawn stand-in with --dataset drawn."
-)
+CURE = "Connect to the network, or name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR)."
 
 
 def say(message: str) -> None:

@@ -198,13 +198,13 @@ def fit_and_test(options: dict[str, Any], devices: "Devices", callbacks: Sequenc
 
 def prepare_data(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str, Any], "FashionMNISTDataModule"]:
     """The options with their data set resolved, and its training images, fetched by one process of each machine."""
-    from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
+    from fmnist_lightning.datamodule import FashionMNISTDataModule, offering_stand_in, resolve_dataset
     from fmnist_lightning.distributed import told
 
     dataset = told(fabric, lambda: resolve_dataset(options["dataset"], Path(options["data_dir"])))
     options = {**options, "dataset": dataset}
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in (*DATA_OPTIONS, *AUGMENTATION_OPTIONS)})
-    with fabric.rank_zero_first(local=True):
+    with fabric.rank_zero_first(local=True), offering_stand_in():
         datamodule.prepare_data()
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)

@@ -127,7 +127,7 @@ def carry_out(plan: Plan, url: str) -> None:
 def checked(options: dict[str, Any]) -> dict[str, Any]:
     """The options with data set and teacher resolved. Raises UserError where one of them would fail every trial."""
     from fmnist_lightning.console import quiet
-    from fmnist_lightning.datamodule import FashionMNISTDataModule, resolve_dataset
+    from fmnist_lightning.datamodule import FashionMNISTDataModule, offering_stand_in, resolve_dataset
     from fmnist_lightning.devices import resolve_devices
 
     quiet()
@@ -142,6 +142,7 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
     options = {**options, "dataset": resolve_dataset(options["dataset"], Path(options["data_dir"]))}
     options, _ = prepare_teacher(options, resolved.fabric)
     datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
-    datamodule.prepare_data()
+    with offering_stand_in():
+        datamodule.prepare_data()
     datamodule.setup("fit")
     return options

@@ -157,6 +157,19 @@ def test_no_data_and_no_network_is_an_error_with_its_cure(
     assert not logs.exists()
 
 
+def test_a_test_without_data_is_told_of_no_option_that_only_trainings_have(
+    program: Program, trained: Path, tmp_path: Path, tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mirrors(monkeypatch, NOWHERE)
+    config = trained / "config.yaml"
+    config.write_text(config.read_text().replace("dataset: drawn", "dataset: fashion_mnist"))
+    status, output = program(evaluate, "--run", trained, "--data_dir", tmp_path / "data", "--accelerator", "cpu")
+    assert status == 1
+    assert "error: train-images-idx3-ubyte is not in" in output
+    assert "--data_dir" in output
+    assert "--dataset" not in output
+
+
 @pytest.mark.parametrize("name", list(FILES))
 def test_a_broken_file_without_a_network_is_an_error_that_names_it(
     program: Program, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -145,7 +145,6 @@ def test_without_a_network_the_message_names_file_mirrors_and_cure(
     assert "train-images-idx3-ubyte is not in" in message
     assert NOWHERE in message
     assert "--data_dir" in message
-    assert "--dataset drawn" in message
     assert not leftovers(tmp_path)
 
 

@@ -237,6 +237,7 @@ def test_without_the_test_set_nothing_is_written(
     status, output = program(export, "--run", real, "--data_dir", tmp_path / "empty")
     assert status == 1
     assert "--data_dir" in output
+    assert "--dataset" not in output  # which export.py does not have
     assert list(Path().iterdir()) == []
 
 

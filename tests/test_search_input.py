@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import Program
+from conftest import NOWHERE, Program, use_mirrors
 from test_tuning import (
     RATES,
     ROOT,
@@ -47,6 +47,18 @@ def test_a_teacher_that_cannot_be_had_is_named_before_a_study_is_made(program: P
     status, output = program(tune, *arguments(folder, RATES, 1, teacher="nowhere"))
     assert status == 1
     assert "error: nowhere is no trained net" in output
+    assert not folder.exists()
+
+
+def test_data_that_cannot_be_had_is_an_error_with_the_cures_that_the_search_has(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mirrors(monkeypatch, NOWHERE)
+    options = ["--dataset", "fashion_mnist", "--data_dir", folder.parent / "empty"]
+    status, output = program(tune, *arguments(folder, RATES, 1), *options)
+    assert status == 1
+    assert "--data_dir" in output
+    assert "--dataset drawn" in output
     assert not folder.exists()
 
 
