@@ -101,7 +101,7 @@ def finish_curves(axes: Axes, heading: str, areas: str) -> None:
 
 
 def roc_figure(probs: Array, labels: Array) -> Figure:
-    """One curve a class against the rest. The axis of false positives is logarithmic: all is decided below 1 %."""
+    """One curve a class against the rest. The lower axis is logarithmic: most is decided below a few per cent."""
     figure = blank(4.6, 5.0, left=0.14, bottom=0.34)
     axes = figure.subplots()
     areas = roc_areas(probs, labels)

@@ -74,6 +74,14 @@ def test_each_cell_has_a_name_of_its_own(notebook: NotebookNode) -> None:
     assert notebook.metadata.kernelspec.name == "python3"
 
 
+def test_the_text_tells_of_each_callback(notebook: NotebookNode) -> None:
+    sources = {cell.id: cell.source for cell in notebook.cells}
+    given = sources["training"].partition("callbacks=[\n")[2].partition("\n    ],")[0]
+    callbacks = re.findall(r"^ {8}(\w+)", given, re.MULTILINE)
+    told = re.findall(r"\(`(\w+)`", sources["training-text"])
+    assert [name.lower() for name in told] == [name.lower() for name in callbacks]  # history is a History
+
+
 def test_links_in_the_notebook_lead_to_files(notebook: NotebookNode) -> None:
     text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
