@@ -104,7 +104,7 @@ def write_share(options: BulkOptions, share: "Share", place: Rank | None) -> Non
     """Go on with this share's part to its end."""
     from fmnist_lightning.inference import load_classifier
     from fmnist_lightning.shares import Part, agree_on_plan, left, listing, rows_in, share_of
-    from fmnist_lightning.sources import expand_all, read_all
+    from fmnist_lightning.sources import expand_all, read_behind
 
     classify = load_classifier(
         options.weights,
@@ -126,8 +126,8 @@ def write_share(options: BulkOptions, share: "Share", place: Rank | None) -> Non
             return
         with part.opened():
             names = share_of(expand_all(options.images), share, plan["files"])
-            names, skipped = left(names, rows_in(part.partial, options.format), part.partial)
-            results = islice(read_all(names, options.invert), skipped, None)
+            names, images_done = left(names, rows_in(part.partial, options.format), part.partial)
+            results = read_behind(names, images_done, options.invert)
             for text in texts(results, classify, style, options.top_k):
                 part.write(text)
         if listing(expand_all(options.images)) != {name: plan[name] for name in ("files", "list")}:

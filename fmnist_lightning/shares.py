@@ -173,7 +173,7 @@ class Left(NamedTuple):
     """What of a share is still to be done."""
 
     names: Iterator[str | Fault]
-    skipped: int  # images of the first name that were done: it is a file of many
+    images_done: int  # of the first name, which is a file of many
 
 
 def left(names: Iterator[str | Fault], done: Iterable[dict[str, str]], path: Path) -> Left:

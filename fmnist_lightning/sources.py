@@ -144,6 +144,26 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
         pool.shutdown(cancel_futures=True)
 
 
+def read_behind(names: Iterator[str | Fault], done: int, invert: Invert = "auto") -> Iterator[Result]:
+    """The images of all files but the first `done` of the first file, which an earlier process read."""
+    if done:
+        yield from rest_of(next(names), done, invert)
+    yield from read_all(names, invert)
+
+
+def rest_of(name: str | Fault, done: int, invert: Invert) -> Iterator[Result]:
+    """The images of an IDX file behind the first `done`; a fault where they are no longer there."""
+    file = name.name if isinstance(name, Fault) else name
+    images = iter(read(name, invert))
+    for index in range(done):
+        image = next(images, Fault(file, f"holds only {index:,}"))
+        if image.name != f"{file}[{index}]":
+            reason = image.reason if isinstance(image, Fault) else "is one picture"
+            yield Fault(file, f"has changed since {done:,} of its images were done: {reason}")
+            return
+    yield from images
+
+
 def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
     """The image in a file, or the images of an IDX file, which are read when they are asked for."""
     if isinstance(name, Fault):

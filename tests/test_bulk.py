@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Program
+from conftest import Program, pack
 from PIL import Image
 from several import ROOT, has_ended, ranks_of, run_ranks, started, wait_for
 
-from fmnist_lightning import bulk, shares
+from fmnist_lightning import bulk, shares, sources
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.joining import join
 from fmnist_lightning.prediction import predict
@@ -37,10 +37,14 @@ def pictures(tmp_path: Path) -> Path:
         Image.fromarray(picture).save(folder / "new.png")
         (folder / "new.png").rename(folder / name)
     (folder / "broken.png").write_bytes(b"not a picture")
-    images = np.zeros((5, 28, 28), np.uint8)
-    header = bytes([0, 0, 8, 3]) + np.array(images.shape, ">i4").tobytes()
-    (folder / IDX).write_bytes(header + images.tobytes())
+    (folder / IDX).write_bytes(idx_file(0, 0, 0, 0, 0))
     return folder
+
+
+def idx_file(*images: int) -> bytes:
+    """28 x 28 images, each of one brightness."""
+    header = bytes([0, 0, 8, 3]) + np.array((len(images), 28, 28), ">i4").tobytes()
+    return header + b"".join(bytes([image]) * 28 * 28 for image in images)
 
 
 def options(pictures: Path, folder: Path, kind: str = "json", *more: object) -> list[object]:
@@ -129,8 +133,54 @@ def test_a_process_that_was_killed_after_any_byte_goes_on(
         assert sum(classed) + before in (11, 12), size  # the broken file is among those before, or not
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "does not exist"),
+        (idx_file(1, 2, 3)[:-1], "holds 2,367 bytes"),
+        (pack(idx_file(1, 2, 3)[:1000]), "ends in image 1"),
+        (idx_file(1), "holds only 1"),
+        (b"GIF89a", "holds no IDX images"),
+    ],
+    ids=["gone", "cut", "packed and cut", "shorter", "another kind"],
+)
+def test_an_idx_file_that_changed_after_a_kill_loses_no_row_behind_it(
+    program: Program, pictures: Path, tmp_path: Path, kind: str, content: bytes | None, reason: str
+) -> None:
+    """Its fault and the pictures behind it were once taken for images that were done."""
+    names = [pictures / "a.png", pictures / IDX, pictures / "b,c.png"]
+    command = [predict, *names, *options(pictures / 'quo"te.png', tmp_path / "parts", kind)]
+    assert program(*command)[0] == 0
+    part = tmp_path / "parts" / Share(1, 1).part(kind)
+    before = rows(part, kind)
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.rename(partial := part.with_name(part.name + shares.PARTIAL))
+    partial.write_bytes(b"".join(lines[:-5]))  # of five images two are done, and nothing behind them
+    names[1].unlink()
+    if content is not None:
+        names[1].write_bytes(content)
+    status, output = program(*command)
+    assert (status, f"{IDX}: has changed since 2 of its images were done: {reason}" in output) == (1, True), output
+    told = [row["file"] for row in rows(part, kind)]
+    assert told == [row["file"] for row in [*before[:3], {"file": str(names[1])}, *before[-2:]]]
+
+
+def test_only_images_that_are_still_there_are_taken_for_done(pictures: Path) -> None:
+    """A damaged file tells its damage as if nobody had been killed; a picture is none of an IDX file's images."""
+    (pictures / IDX).write_bytes(pack(idx_file(1, 2, 3)[:-1]))
+    names = [str(pictures / IDX), str(pictures / "broken.png")]
+    whole = list(sources.read_all(names))
+    for done in range(3):
+        rest = list(sources.read_behind(iter(names), done))
+        assert [result.name for result in rest] == [f"{names[0]}[0]", f"{names[0]}[1]", *names][done:]
+        assert rest[-2:] == whole[-2:]
+    [fault] = sources.read_behind(iter([str(pictures / "a.png")]), 1)
+    assert fault == (str(pictures / "a.png"), "has changed since 1 of its images were done: is one picture")
+
+
 def test_an_idx_file_without_images_has_a_row_too(program: Program, pictures: Path, tmp_path: Path) -> None:
-    (pictures / IDX).write_bytes(bytes([0, 0, 8, 3]) + np.array((0, 28, 28), ">i4").tobytes())
+    (pictures / IDX).write_bytes(idx_file())
     status, output = program(predict, *options(pictures, tmp_path / "parts"))
     assert (status, f"{IDX}: holds no images" in output) == (1, True), output
 
