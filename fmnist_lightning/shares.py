@@ -11,7 +11,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -21,11 +21,17 @@ from filelock import FileLock
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import claimed, flush_folder, write_text
-from fmnist_lightning.rows import printable
+from fmnist_lightning.rows import PART_FORMATS, printable
 from fmnist_lightning.sources import Fault
 
 PLAN = "plan.json"
-NEEDED = {"files", "list", "shares", "format"}  # of a plan, to find and join its parts
+# Of a plan, to find and join its parts.
+NEEDED: dict[str, Callable[[Any], bool]] = {
+    "files": lambda files: type(files) is int and files >= 0,  # not True, which is an int too
+    "format": lambda kind: kind in list(PART_FORMATS),  # which may be of a kind that no dict takes for a key
+    "list": lambda digest: isinstance(digest, str),
+    "shares": lambda shares: type(shares) is int and shares >= 1,
+}
 PARTIAL = ".partial"
 
 
@@ -89,8 +95,13 @@ def read_plan(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no prediction: {PLAN} is missing") from error
     except ValueError as error:
         raise UserError(f"{folder / PLAN} can't be read ({error}): it is damaged") from error
-    if not isinstance(plan, dict) or not plan.keys() >= NEEDED:
-        raise UserError(f"{folder / PLAN} is no plan of a prediction: expected {', '.join(sorted(NEEDED))}")
+    if not isinstance(plan, dict) or not plan.keys() >= NEEDED.keys():
+        raise UserError(f"{folder / PLAN} is no plan of a prediction: expected {', '.join(NEEDED)}")
+    if wrong := [f"{name} {json.dumps(plan[name])}" for name, fits in NEEDED.items() if not fits(plan[name])]:
+        raise UserError(
+            f"{folder / PLAN} is no plan of a prediction: it has {', '.join(wrong)}; expected files from 0, "
+            f"format {' or '.join(PART_FORMATS)}, list as text, shares from 1; begin anew in another folder"
+        )
     return plan
 
 

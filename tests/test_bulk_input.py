@@ -1,5 +1,6 @@
 """predict.py --output and join.py refuse by name what would lose a row, double one, or mix two predictions."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,12 +129,24 @@ def bulk_options(pictures: Path, folder: Path) -> bulk.BulkOptions:
     )
 
 
+def plan(**changed: object) -> str:
+    """One of two parts without rows, but for what has changed."""
+    return json.dumps({"files": 0, "list": "e3b0c442", "shares": 2, "format": "csv", **changed})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{}", "is no plan of a prediction: expected files, format, list, shares"),
         ("[", "can't be read"),
         ("[]", "is no plan of a prediction"),
+        (plan(shares="2"), 'is no plan of a prediction: it has shares "2"'),
+        (plan(shares=0), "is no plan of a prediction: it has shares 0"),
+        (plan(shares=True), "is no plan of a prediction: it has shares true"),
+        (plan(files=-1), "is no plan of a prediction: it has files -1"),
+        (plan(files=2.0, list=None), "is no plan of a prediction: it has files 2.0, list null"),
+        (plan(format="xml"), 'is no plan of a prediction: it has format "xml"'),
+        (plan(format=["csv"]), 'is no plan of a prediction: it has format ["csv"]'),
     ],
 )
 def test_a_plan_that_is_none_is_named(
