@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
-from fmnist_lightning.shares import name_faults, parts_of, raw_records, read_plan
+from fmnist_lightning.shares import PLAN, name_faults, parts_of, raw_records, read_plan
 
 
 def join(*, folder: str, file: str) -> None:
@@ -23,6 +23,8 @@ def join(*, folder: str, file: str) -> None:
             f"{folder} is not complete: {len(missing)} of {len(parts)} parts are still to be written, the first of "
             f"them {missing[0]}; run the command that began them again"
         )
+    if Path(file).resolve() in {path.resolve() for path in (Path(folder, PLAN), *parts)}:
+        raise UserError(f"--file {file} is one of the files that are joined, and would be lost: name another")
     with atomic_write(Path(file)) as target:
         for part in parts:
             with part.open("rb") as source:
