@@ -150,13 +150,14 @@ class Part:
 def raw_records(path: Path, kind: str) -> Iterator[tuple[bytes, int]]:
     """The whole records of a part and their numbers, the header with 0; not what is cut off behind the last one."""
     with path.open("rb") as file:
-        record, number = b"", 0 if kind == "csv" else 1
+        lines, quotes, number = list[bytes](), 0, 0 if kind == "csv" else 1
         for line in file:
-            record += line
+            lines.append(line)
+            quotes += line.count(b'"')
             # A name with line breaks stands in quotes, and quotes in it are doubled.
-            if record.endswith(b"\n") and (kind == "json" or record.count(b'"') % 2 == 0):
-                yield record, number
-                record, number = b"", number + 1
+            if line.endswith(b"\n") and (kind == "json" or quotes % 2 == 0):
+                yield b"".join(lines), number
+                lines, quotes, number = [], 0, number + 1
 
 
 def rows_in(path: Path, kind: str) -> Iterator[dict[str, str]]:

@@ -42,3 +42,50 @@ def test_what_is_joined_is_not_written_over(program: Program, parts: list[Path],
             status, output = program(join, "--folder", parts[0].parent, "--file", file)
             assert (status, f"--file {file} is one of the files that are joined" in output) == (1, True), output
     assert {path: path.read_bytes() for path in parts[0].parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+@pytest.mark.parametrize("cut", [1, 5])
+def test_a_part_that_ends_too_soon_is_not_joined(
+    program: Program, parts: list[Path], tmp_path: Path, damaged: int, cut: int
+) -> None:
+    parts[damaged].write_bytes(parts[damaged].read_bytes()[:-cut])
+    assert_not_joined(program, parts[damaged], "ends within a row", tmp_path / "joined")
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_part_without_a_header_or_a_row_is_not_joined(
+    program: Program, parts: list[Path], tmp_path: Path, damaged: int
+) -> None:
+    lacks_rows = f"has {damaged} rows; expected one for each of {damaged + 1} files at least"
+    lines = parts[damaged].read_bytes().splitlines(keepends=True)
+    parts[damaged].write_bytes(b"".join(lines[:-1]))
+    assert_not_joined(program, parts[damaged], lacks_rows, tmp_path / "joined")
+    parts[damaged].write_bytes(b"")
+    reason = "does not begin with the header" if parts[0].suffix == ".csv" else "has 0 rows"
+    assert_not_joined(program, parts[damaged], reason, tmp_path / "joined")
+    parts[damaged].write_bytes(b"".join(lines[:-1]) + b'"short"\n')
+    assert_not_joined(program, parts[damaged], "is damaged in row", tmp_path / "joined")
+
+
+def test_parts_of_other_columns_are_not_joined(program: Program, parts: list[Path], tmp_path: Path) -> None:
+    parts[1].write_bytes(b"file,error\nb.png,\nc.png,\n")
+    reason = "does not begin with the header" if parts[0].suffix == ".csv" else "is damaged in row 1"
+    assert_not_joined(program, parts[1], reason, tmp_path / "joined")
+
+
+def assert_not_joined(program: Program, part: Path, reason: str, file: Path) -> None:
+    """The part is named with a cure, and nothing is written."""
+    status, output = program(join, "--folder", part.parent, "--file", file)
+    assert (status, f"{part} {reason}" in output, "delete it, and" in output) == (1, True, True), output
+    assert not list(file.parent.glob("*joined*"))
+
+
+@pytest.mark.timeout(30)
+def test_a_stray_quote_before_very_many_rows_is_found_at_once(program: Program, tmp_path: Path) -> None:
+    """It makes one row of all that follow; counting its quotes anew for each line took minutes."""
+    part = tmp_path / "parts" / Share(1, 1).part("csv")
+    part.parent.mkdir()
+    (part.parent / shares.PLAN).write_text(plan(files=99_999, shares=1))
+    part.write_bytes(HEADERS["csv"] + b'"' + ROWS["csv"] % b"a" * 99_999)
+    assert_not_joined(program, part, "ends within a row", tmp_path / "joined")
