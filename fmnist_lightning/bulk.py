@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fmnist_lightning.errors import ProcessFailedError, UserError
 from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch
+from fmnist_lightning.overlap import refuse_overlap
 from fmnist_lightning.ranks import Rank, is_first, launched
 from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of, warn_of_stand_in
 
@@ -83,9 +84,15 @@ def check(options: BulkOptions) -> None:
         raise UserError(
             f"--share {options.share} is that of one process: take either it or --devices {options.devices}"
         )
-    for image in options.images:
-        if Path(image).is_dir() and Path(options.output).resolve().is_relative_to(Path(image).resolve()):
-            raise UserError(f"--output {options.output} lies in {image}, which is read: name another folder")
+    refuse_overlap("--output", options.output, lambda: names_written(options), options.images)
+
+
+def names_written(options: BulkOptions) -> list[str]:
+    """Of the files in the folder of parts."""
+    from fmnist_lightning.shares import PARTIAL, PLAN, Share
+
+    part = Share(1, options.devices).part(options.format)
+    return [PLAN, f".{PLAN}.lock", part, f".{part}.lock", part + PARTIAL]
 
 
 def share_of_process(options: BulkOptions, place: Rank | None) -> "Share":

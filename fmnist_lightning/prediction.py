@@ -16,6 +16,7 @@ from fmnist_lightning.bulk import BulkOptions, predict_into
 from fmnist_lightning.cli import LOG_DIR, Accelerator
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
+from fmnist_lightning.overlap import refuse_overlap
 from fmnist_lightning.rows import FORMATS, printable, rows_of, warn_of_stand_in
 
 if TYPE_CHECKING:
@@ -93,17 +94,20 @@ def predict(
 
 
 def check_save_folder(save_inputs: str | None, images: Iterable[str]) -> None:
-    """Raise UserError where it is a file, or in a folder of pictures, which would hold more of them the next time."""
+    """Raise UserError where it is a file, or where pictures are read, which would be more of them the next time."""
     if save_inputs is None:
         return
-    folder = Path(save_inputs).resolve()
-    if folder.exists() and not folder.is_dir():
+    if Path(save_inputs).exists() and not Path(save_inputs).is_dir():
         raise UserError(f"--save_inputs {save_inputs} is a file; expected a folder: name another")
-    for image in images:
-        if Path(image).is_dir() and folder.is_relative_to(Path(image).resolve()):
-            raise UserError(
-                f"--save_inputs {save_inputs} lies in {image}, whose pictures are read: name another folder"
-            )
+    refuse_overlap("--save_inputs", save_inputs, lambda: names_saved(images), images)
+
+
+def names_saved(images: Iterable[str]) -> "Iterator[str]":
+    """Of the files in the folder of inputs, where each file is one picture."""
+    from fmnist_lightning.sources import Fault, expand_all
+
+    names = (name for name in expand_all(images) if not isinstance(name, Fault))
+    return (saved_name(number, name) for number, name in enumerate(names))
 
 
 def progress_bar(images: list[str]) -> "tqdm":
@@ -153,17 +157,22 @@ def write_rows(
 
 
 def save_images(pictures: "Sequence[Picture]", folder: Path, start: int) -> None:
-    """Write each image as FOLDER/NUMBER_NAME.png; the number, from `start`, keeps equal names apart."""
+    """Write each image; the numbers go on from `start`."""
     from PIL import Image
 
+    for number, picture in enumerate(pictures, start):
+        with atomic_write(folder / saved_name(number, picture.name)) as file:
+            Image.fromarray(picture.image).save(file, "PNG")
+
+
+def saved_name(number: int, name: str) -> str:
+    """NUMBER_NAME.png; the number keeps equal names apart."""
     from fmnist_lightning.sources import SUFFIXES
 
-    for number, picture in enumerate(pictures, start):
-        path = Path(picture.name)
-        stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
-        name = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
-        with atomic_write(folder / f"{number:06d}_{name}.png") as file:
-            Image.fromarray(picture.image).save(file, "PNG")
+    path = Path(name)
+    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+    kept = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
+    return f"{number:06d}_{kept}.png"
 
 
 def say(text: str) -> None:
