@@ -23,33 +23,52 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
 
     With test-time augmentation it goes into a folder of its own, RECIPE_tta.
     Raises UserError where the run was not tested, or is not what a record says: the recipe's checkpoint of a training
-    by just this recipe, from a clean commit, on the whole test set of Fashion-MNIST.
+    by just this recipe, from a clean commit, on the whole test set of Fashion-MNIST, tested in the training's
+    arithmetic from a clean commit too. That may be a later one, so that mirror images can be averaged without training
+    anew: the weights are the training's whatever came since, and the record names both commits.
     """
     path = run / METRICS
     if not path.is_file():
         raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    config = read_config(run)
-    plain, options = parse(train, []), parse(train, [f"--config={recipe}"])
-    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": options["ckpt"]}
-    if options["patience"] is None:
-        wanted["epochs"] = options["max_epochs"]
-    faults = [f"{name} is {metrics[name]}, not {value}" for name, value in wanted.items() if metrics[name] != value]
-    if metrics["git"]["commit"] is None or metrics["git"]["dirty"]:
-        faults.append("the code was no clean commit")
-    if metrics.get("earlier_environments"):
-        faults.append("its parts were trained by different code or machines")
-    # A run of before an option was there did what its default does.
-    found = {name: config.get(name, plain[name]) for name in options if name not in NOT_RECORDED}
-    if options["precision"] != "auto":
-        found["precision"] = config.get("precision")
-    faults += [f"{name} was {value}, not {options[name]}" for name, value in found.items() if value != options[name]]
-    if faults:
+    options, config = parse(train, [f"--config={recipe}"]), read_config(run, required=("precision",))
+    if faults := [*faults_of_test(metrics, options, config), *faults_of_training(metrics, options, config)]:
         raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
     folder = f"{recipe.stem}{TTA_SUFFIX if metrics.get('tta') else ''}"
     record = results / folder / f"seed_{metrics['seed']}.json"
     write_text(record, path.read_text(encoding="utf-8"))
     return record
+
+
+def faults_of_test(metrics: dict[str, Any], options: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """What in a run's metrics is not as a test of `options` would have it; `config` has the training's own."""
+    wanted = {"dataset": "fashion_mnist", "n": 10000, "checkpoint": options["ckpt"], "arithmetic": config["precision"]}
+    if options["patience"] is None:
+        wanted["epochs"] = options["max_epochs"]
+    faults = [f"{name} is {metrics[name]}, not {value}" for name, value in wanted.items() if metrics[name] != value]
+    if not is_clean(metrics["tested_with"]["git"]):
+        faults.append("the code that tested it was no clean commit")
+    return faults
+
+
+def faults_of_training(metrics: dict[str, Any], options: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """What in a training was not as `options`, the recipe's, have it."""
+    faults = [] if is_clean(metrics["git"]) else ["the code that trained it was no clean commit"]
+    if metrics.get("earlier_environments"):
+        faults.append("its parts were trained by different code or machines")
+    # A run of before an option was there did what its default does.
+    plain = parse(train, [])
+    found = {name: config.get(name, plain[name]) for name in options if name not in NOT_RECORDED}
+    if options["precision"] != "auto":
+        found["precision"] = config["precision"]
+    return faults + [
+        f"{name} was {value}, not {options[name]}" for name, value in found.items() if value != options[name]
+    ]
+
+
+def is_clean(git: dict[str, Any]) -> bool:
+    """Whether `environment.git_state` found a commit, and nothing beside it."""
+    return git["commit"] is not None and not git["dirty"]
 
 
 def read_records(results: Path) -> dict[str, list[dict[str, Any]]]:

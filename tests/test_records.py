@@ -69,7 +69,9 @@ RECORD: dict[str, Any] = {
     "checkpoint": "best",
     "epochs": 3,
     "seed": 7,
+    "arithmetic": "32-true",
     "git": {"commit": "a" * 40, "dirty": False},
+    "tested_with": {"git": {"commit": "a" * 40, "dirty": False}},
 }
 
 
@@ -78,7 +80,8 @@ def add(folder: Path, more: str = "", options: dict[str, Any] | None = None, **c
     run, recipe = folder / "run", folder / "tiny.yaml"
     run.mkdir()
     recipe.write_text(f"lr: 0.002\nmax_epochs: 3\n{more}")
-    write_config(run, {**yaml.safe_load(recipe.read_text()), "seed": 7, **(options or {})})
+    resolved = {"precision": "32-true", **yaml.safe_load(recipe.read_text())}
+    write_config(run, {**resolved, "seed": 7, **(options or {})})
     (run / "metrics.json").write_text(json.dumps(RECORD | changes))
     return add_record(run, recipe, folder / "results")
 
@@ -110,8 +113,11 @@ def test_a_recipe_without_validation_is_recorded_by_its_last_checkpoint(tmp_path
         ({"dataset": "drawn"}, "dataset is drawn"),
         ({"n": 200}, "n is 200"),
         ({"checkpoint": "last"}, "checkpoint is last"),
-        ({"git": {"commit": "a" * 40, "dirty": True}}, "no clean commit"),
-        ({"git": {"commit": None, "dirty": None}}, "no clean commit"),
+        ({"git": {"commit": "a" * 40, "dirty": True}}, "trained it was no clean commit"),
+        ({"git": {"commit": None, "dirty": None}}, "trained it was no clean commit"),
+        ({"tested_with": {"git": {"commit": "a" * 40, "dirty": True}}}, "tested it was no clean commit"),
+        ({"tested_with": {"git": {"commit": None, "dirty": None}}}, "tested it was no clean commit"),
+        ({"options": {"precision": "bf16-mixed"}}, "arithmetic is 32-true, not bf16-mixed"),
         ({"earlier_environments": [{"device": "another"}]}, "different code or machines"),
         ({"epochs": 2}, "epochs is 2, not 3"),
         ({"options": {"lr": 0.01}}, "lr was 0.01, not 0.002"),
@@ -135,6 +141,10 @@ def test_a_run_of_before_an_option_was_there_is_a_record_of_a_recipe_without_it(
 
 def test_a_run_that_patience_ended_is_a_record(tmp_path: Path) -> None:
     assert add(tmp_path, "patience: 1\n", epochs=2).exists()
+
+
+def test_a_run_can_be_tested_by_a_later_commit(tmp_path: Path) -> None:
+    assert add(tmp_path, tested_with={"git": {"commit": "b" * 40, "dirty": False}}).exists()
 
 
 def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
