@@ -15,6 +15,7 @@ NOT_RECORDED = (
     *("seed", "dataset", "data_dir", "log_dir", "test", "resume", "checkpoint_every_minutes", "fast_dev_run"),
     *DEVICE_OPTIONS,
 )
+RECORDS = "seed_*.json"  # in the folder of a recipe
 TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
 
 
@@ -25,7 +26,8 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
     Raises UserError where the run was not tested, or is not what a record says: the recipe's checkpoint of a training
     by just this recipe, from a clean commit, on the whole test set of Fashion-MNIST, tested in the training's
     arithmetic from a clean commit too. That may be a later one, so that mirror images can be averaged without training
-    anew: the weights are the training's whatever came since, and the record names both commits.
+    anew: the weights are the training's whatever came since, and the record names both commits. All records of a
+    recipe have one teacher, which their row names: `packaged` is another net whenever other weights are packaged.
     """
     path = run / METRICS
     if not path.is_file():
@@ -36,6 +38,7 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
         raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
     folder = f"{recipe.stem}{TTA_SUFFIX if metrics.get('tta') else ''}"
     record = results / folder / f"seed_{metrics['seed']}.json"
+    check_same_teacher(run, metrics, [path for path in record.parent.glob(RECORDS) if path != record])
     write_text(record, path.read_text(encoding="utf-8"))
     return record
 
@@ -71,13 +74,29 @@ def is_clean(git: dict[str, Any]) -> bool:
     return git["commit"] is not None and not git["dirty"]
 
 
+def check_same_teacher(run: Path, metrics: dict[str, Any], records: list[Path]) -> None:
+    """Raise UserError where one of the records was taught by another net than the run."""
+    for record in records:
+        before = json.loads(record.read_text(encoding="utf-8")).get("teacher")
+        if before != metrics.get("teacher"):
+            raise UserError(
+                f"{run} was taught by {named(metrics.get('teacher'))}, and {record} by {named(before)}: train by that "
+                "teacher, or take the records of the other one away first"
+            )
+
+
+def named(teacher: dict[str, Any] | None) -> str:
+    """A `Teacher.identity` in a message."""
+    return f"{teacher['model']} {teacher['sha256'][:12]}..." if teacher else "none"
+
+
 def read_records(results: Path) -> dict[str, list[dict[str, Any]]]:
     """All records by recipe, each in the order of seeds."""
     folders = (folder for folder in results.iterdir() if folder.is_dir())
     # A recipe's row with test-time augmentation comes right behind its row without.
     recipes = sorted(folders, key=lambda folder: (folder.name.removesuffix(TTA_SUFFIX), folder.name))
     read = {
-        folder.name: [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("seed_*.json")]
+        folder.name: [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(RECORDS)]
         for folder in recipes
     }
     return {recipe: sorted(records, key=lambda record: record["seed"]) for recipe, records in read.items()}

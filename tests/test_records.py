@@ -78,7 +78,7 @@ RECORD: dict[str, Any] = {
 def add(folder: Path, more: str = "", options: dict[str, Any] | None = None, **changes: object) -> Path:
     """Make a run of the recipe `tiny`, whose options and metrics have these changes, and keep it as a record."""
     run, recipe = folder / "run", folder / "tiny.yaml"
-    run.mkdir()
+    run.mkdir(exist_ok=True)
     recipe.write_text(f"lr: 0.002\nmax_epochs: 3\n{more}")
     resolved = {"precision": "32-true", **yaml.safe_load(recipe.read_text())}
     write_config(run, {**resolved, "seed": 7, **(options or {})})
@@ -101,6 +101,20 @@ def test_mirror_images_averaged_have_a_row_of_their_own(tmp_path: Path) -> None:
 def test_a_row_says_who_taught(tmp_path: Path) -> None:
     add(tmp_path, "teacher: packaged\n", teacher={"model": "compact", "share": 0.9})
     assert "| `recipes/tiny.yaml`, taught by `compact` | 50.00 |" in results_table(read_records(tmp_path / "results"))
+
+
+def test_records_of_a_recipe_have_one_teacher(tmp_path: Path) -> None:
+    def taught(seed: int, digest: str) -> Path:
+        teacher = {"model": "fine", "sha256": digest, "share": 0.9, "temperature": 4.0}
+        return add(tmp_path, "teacher: packaged\n", seed=seed, teacher=teacher)
+
+    first, second = taught(0, "a" * 64), taught(1, "a" * 64)
+    with pytest.raises(UserError, match=rf"by fine b{{12}}\.\.\., and {second} by fine a{{12}}\.\.\."):
+        taught(0, "b" * 64)
+    assert json.loads(first.read_text())["teacher"]["sha256"] == "a" * 64
+    second.unlink()
+    taught(0, "b" * 64)  # in place of the only record
+    assert json.loads(first.read_text())["teacher"]["sha256"] == "b" * 64
 
 
 def test_a_recipe_without_validation_is_recorded_by_its_last_checkpoint(tmp_path: Path) -> None:
