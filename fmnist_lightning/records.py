@@ -7,6 +7,7 @@ from typing import Any
 from fmnist_lightning.cli import parse
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
+from fmnist_lightning.recipes import read_recipe
 from fmnist_lightning.runs import DEVICE_OPTIONS, METRICS, read_config
 from fmnist_lightning.training import train
 
@@ -33,7 +34,7 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    options, config = parse(train, [f"--config={recipe}"]), read_config(run, required=("precision",))
+    options, config = read_recipe(recipe), read_config(run, required=("precision",))
     if faults := [*faults_of_test(metrics, options, config), *faults_of_training(metrics, options, config)]:
         raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
     folder = f"{recipe.stem}{TTA_SUFFIX if metrics.get('tta') else ''}"

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import LOG_DIR, Accelerator, Dataset, Precision, Seed, Share, parse, require
+from fmnist_lightning.cli import LOG_DIR, Accelerator, Dataset, Precision, Seed, Share, require
 from fmnist_lightning.database_url import database_url, masked
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.interrupts import Interrupted
 from fmnist_lightning.launching import count_devices
 from fmnist_lightning.ranks import launched
+from fmnist_lightning.recipes import given_options, read_recipe
 from fmnist_lightning.runs import DATA_OPTIONS, DEVICE_OPTIONS
 from fmnist_lightning.search_space import Plan, read_space
-from fmnist_lightning.training import prepare_teacher, train
+from fmnist_lightning.training import prepare_teacher
 
 # Options of this command that stand in for the recipe's.
 OWN = ("dataset", "data_dir", "val_fraction", "accelerator", "devices", "precision")
@@ -77,12 +77,12 @@ def plan_search(given: Mapping[str, Any]) -> Plan:
     """What the command's options ask for. Raises UserError where recipe or space make no search."""
     recipe, folder = Path(given["recipe"]), Path(given["study"])
     own = {name: given[name] for name in OWN if given[name] is not None}
-    options = {**parse(train, [f"--config={recipe}"]), **own}
+    options = {**read_recipe(recipe), **own}
     if not options["val_fraction"]:
         raise UserError(
             f"{recipe} trains on all images (val_fraction 0), and a search judges by some: give --val_fraction 0.1"
         )
-    held = {*yaml.safe_load(recipe.read_text(encoding="utf-8")), *(name for name in own if name in KEPT)}
+    held = {*given_options(recipe), *(name for name in own if name in KEPT)}
     return Plan(
         options=options,
         held=frozenset(held - {"resume", "fast_dev_run"}),

@@ -161,6 +161,12 @@ def test_a_run_can_be_tested_by_a_later_commit(tmp_path: Path) -> None:
     assert add(tmp_path, tested_with={"git": {"commit": "b" * 40, "dirty": False}}).exists()
 
 
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    add(tmp_path)
+    with pytest.raises(UserError, match=f"--recipe: {tmp_path / 'nope.yaml'} can't be read"):
+        add_record(tmp_path / "run", tmp_path / "nope.yaml", tmp_path / "results")
+
+
 def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test the run first"):
         add_record(tmp_path, tmp_path / "tiny.yaml", tmp_path / "results")

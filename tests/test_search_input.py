@@ -37,6 +37,17 @@ def test_a_wrong_space_is_an_error_before_anything_starts(program: Program, fold
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("content", [None, b"", b"# lr: 0.1", b"[lr]", b"1: 2", b"lr: [", b"lr: \xff"])
+def test_a_recipe_that_holds_no_options_is_named(program: Program, folder: Path, content: bytes | None) -> None:
+    command, recipe = arguments(folder, RATES, 1), folder.parent / "recipe.yaml"
+    recipe.unlink() if content is None else recipe.write_bytes(content)
+    status, output = program(tune, *command)
+    assert status == 1
+    assert output.startswith(f"error: --recipe: {recipe} ")
+    assert "name a recipe such as those in recipes/" in output
+    assert "usage" not in output
+
+
 def test_a_wrong_recipe_ends_with_2(program: Program, folder: Path) -> None:
     status, output = program(tune, *arguments(folder, RATES, 1, learning_rate=1))
     assert status == 2
