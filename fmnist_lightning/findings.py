@@ -4,7 +4,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,15 +38,19 @@ class Predictions(NamedTuple):
 
 def read_metrics(run: Path) -> dict[str, Any]:
     """The content of metrics.json. Raises UserError where it is missing, damaged or another program's."""
-    path, cure = run / METRICS, f"test the run anew: {testing_command(run)}"
+    return read_figures(run / METRICS, NEEDED, f"test the run anew: {testing_command(run)}")
+
+
+def read_figures(path: Path, needed: Collection[str], cure: str) -> dict[str, Any]:
+    """The content of a file like metrics.json. Raises UserError where it can't be read or lacks a `needed` name."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; {cure}") from error
     except ValueError as error:
         raise UserError(f"{path} can't be read ({error}); {cure}") from error
-    if not isinstance(metrics, dict) or not metrics.keys() >= set(NEEDED):
-        raise UserError(f"{path} is not what the test loop writes: expected {', '.join(NEEDED)}; {cure}")
+    if not isinstance(metrics, dict) or not metrics.keys() >= set(needed):
+        raise UserError(f"{path} is not what the test loop writes: expected {', '.join(needed)}; {cure}")
     return metrics
 
 

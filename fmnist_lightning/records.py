@@ -1,14 +1,14 @@
 """Records of final runs, `results/RECIPE/seed_N.json`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from fmnist_lightning.cli import parse
+from fmnist_lightning.cli import LOG_DIR, parse
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
+from fmnist_lightning.findings import NEEDED, read_figures, read_metrics
 from fmnist_lightning.recipes import read_recipe
-from fmnist_lightning.runs import DEVICE_OPTIONS, METRICS, read_config
+from fmnist_lightning.runs import DEVICE_OPTIONS, METRICS, find_run, read_config
 from fmnist_lightning.training import train
 
 # What may differ between a recipe and a run of it: where it read and wrote, computed and stopped, and the seed.
@@ -16,6 +16,7 @@ NOT_RECORDED = (
     *("seed", "dataset", "data_dir", "log_dir", "test", "resume", "checkpoint_every_minutes", "fast_dev_run"),
     *DEVICE_OPTIONS,
 )
+RECORDED = tuple(name for name in NEEDED if name != "tested_with")  # in each record; older ones know less of the test
 RECORDS = "seed_*.json"  # in the folder of a recipe
 TTA_SUFFIX = "_tta"  # of a folder of records that were tested with test-time augmentation
 
@@ -30,17 +31,15 @@ def add_record(run: Path, recipe: Path, results: Path) -> Path:
     anew: the weights are the training's whatever came since, and the record names both commits. All records of a
     recipe have one teacher, which their row names: `packaged` is another net whenever other weights are packaged.
     """
-    path = run / METRICS
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: test the run first (python scripts/test.py --run {run})")
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    run = find_run(str(run), Path(LOG_DIR))
+    metrics = read_metrics(run)
     options, config = read_recipe(recipe), read_config(run, required=("precision",))
     if faults := [*faults_of_test(metrics, options, config), *faults_of_training(metrics, options, config)]:
         raise UserError(f"{run} is no record of {recipe}: {'; '.join(faults)}")
     folder = f"{recipe.stem}{TTA_SUFFIX if metrics.get('tta') else ''}"
     record = results / folder / f"seed_{metrics['seed']}.json"
     check_same_teacher(run, metrics, [path for path in record.parent.glob(RECORDS) if path != record])
-    write_text(record, path.read_text(encoding="utf-8"))
+    write_text(record, (run / METRICS).read_text(encoding="utf-8"))
     return record
 
 
@@ -78,7 +77,7 @@ def is_clean(git: dict[str, Any]) -> bool:
 def check_same_teacher(run: Path, metrics: dict[str, Any], records: list[Path]) -> None:
     """Raise UserError where one of the records was taught by another net than the run."""
     for record in records:
-        before = json.loads(record.read_text(encoding="utf-8")).get("teacher")
+        before = read_record(record).get("teacher")
         if before != metrics.get("teacher"):
             raise UserError(
                 f"{run} was taught by {named(metrics.get('teacher'))}, and {record} by {named(before)}: train by that "
@@ -92,12 +91,17 @@ def named(teacher: dict[str, Any] | None) -> str:
 
 
 def read_records(results: Path) -> dict[str, list[dict[str, Any]]]:
-    """All records by recipe, each in the order of seeds."""
-    folders = (folder for folder in results.iterdir() if folder.is_dir())
+    """All records by recipe, each in the order of seeds; of a folder without any nothing is said.
+
+    Raises UserError where one can't be read.
+    """
+    folders = (folder for folder in results.iterdir() if any(folder.glob(RECORDS)))
     # A recipe's row with test-time augmentation comes right behind its row without.
     recipes = sorted(folders, key=lambda folder: (folder.name.removesuffix(TTA_SUFFIX), folder.name))
-    read = {
-        folder.name: [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(RECORDS)]
-        for folder in recipes
-    }
+    read = {folder.name: [read_record(path) for path in folder.glob(RECORDS)] for folder in recipes}
     return {recipe: sorted(records, key=lambda record: record["seed"]) for recipe, records in read.items()}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record. Raises UserError where it can't be read, or is none."""
+    return read_figures(path, RECORDED, f"put it back (git restore {path}), or take it away and keep its run anew")

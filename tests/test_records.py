@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.findings import NEEDED
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.pretrained import load_pretrained, weights_digest
 from fmnist_lightning.records import add_record, read_records
@@ -63,6 +64,7 @@ def test_bf16_costs_no_accuracy_on_five_seeds() -> None:
 
 
 RECORD: dict[str, Any] = {
+    **dict.fromkeys(NEEDED, 0),
     **dict.fromkeys(METRIC_NAMES, 0.5),
     "dataset": "fashion_mnist",
     "n": 10000,
@@ -167,6 +169,30 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
         add_record(tmp_path / "run", tmp_path / "nope.yaml", tmp_path / "results")
 
 
-def test_an_untested_run_is_no_record(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="test the run first"):
-        add_record(tmp_path, tmp_path / "tiny.yaml", tmp_path / "results")
+def test_what_is_no_tested_run_is_no_record(tmp_path: Path) -> None:
+    add(tmp_path)
+    metrics = tmp_path / "run" / "metrics.json"
+    for content, words in (("{", "can't be read"), ('{"dataset": "drawn"}', "is not what the test loop writes")):
+        metrics.write_text(content)
+        with pytest.raises(UserError, match=f"{metrics} {words}.*; test the run anew"):
+            add_record(tmp_path / "run", tmp_path / "tiny.yaml", tmp_path / "results")
+    metrics.unlink()
+    with pytest.raises(UserError, match=f"{metrics} does not exist; test the run anew"):
+        add_record(tmp_path / "run", tmp_path / "tiny.yaml", tmp_path / "results")
+    for no_run in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(UserError, match=f"{no_run} (holds no run|is not a folder)"):
+            add_record(no_run, tmp_path / "tiny.yaml", tmp_path / "results")
+
+
+@pytest.mark.parametrize(("content", "words"), [("{", "can't be read"), ("{}", "is not what the test loop writes")])
+def test_a_damaged_record_is_named(tmp_path: Path, content: str, words: str) -> None:
+    add(tmp_path).write_text(content)
+    with pytest.raises(UserError, match=f"{tmp_path / 'results' / 'tiny' / 'seed_7.json'} {words}.*git restore"):
+        read_records(tmp_path / "results")
+
+
+def test_a_folder_without_records_is_no_recipe(tmp_path: Path) -> None:
+    add(tmp_path)
+    (tmp_path / "results" / "empty").mkdir()
+    (tmp_path / "results" / "goals.yaml").touch()
+    assert list(read_records(tmp_path / "results")) == ["tiny"]
