@@ -61,20 +61,32 @@ def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
 def goals_table(goals: list[dict[str, Any]], records: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table: what was aimed at, the mean of the recipe that came closest, and what is missing.
 
-    A goal without a recipe is one that nothing was trained for yet.
+    A goal without a recipe is one that nothing was trained for yet; one whose recipe has fewer than SEEDS seeds is not
+    measured yet either. Raises UserError where its recipe has no records.
     """
     lines = ["| goal | per cent | reached | by | |", "|---|---|---|---|---|"]
     for goal in goals:
         aim = f"| {goal['for']}: {LABELS[goal['metric']]} | {goal['goal']:g} |"
-        if goal["recipe"] is None:
+        runs = runs_of(goal["recipe"], records, f"the goal '{goal['for']}'") if goal["recipe"] else []
+        if len(runs) < SEEDS:
             lines.append(f"{aim} not measured | | |")
             continue
-        runs = records[goal["recipe"]]
         reached = round(100 * statistics.mean(run[goal["metric"]] for run in runs), 2)
         missing = round(goal["goal"] - reached, 2)
         verdict = "met" if missing <= 0 else f"missed by {missing:.2f}"
         lines.append(f"{aim} {reached:.2f} | {recipe_name(goal['recipe'])}{taught_by(runs[0])} | {verdict} |")
     return "\n".join(lines)
+
+
+def runs_of(recipe: str, records: dict[str, list[dict[str, Any]]], reader: str) -> list[dict[str, Any]]:
+    """A recipe's records, for a `reader` that names it. Raises UserError where there are none."""
+    if recipe not in records:
+        known = ", ".join(records) or "none"
+        raise UserError(
+            f"{reader} is held to {recipe}, which has no records in results/ (it has {known}): put them back (git "
+            "restore results), keep its runs first (--add), or name another recipe in results/goals.yaml"
+        )
+    return records[recipe]
 
 
 def readme_tables(records: dict[str, list[dict[str, Any]]], goals: list[dict[str, Any]]) -> dict[str, str]:
@@ -83,7 +95,7 @@ def readme_tables(records: dict[str, list[dict[str, Any]]], goals: list[dict[str
         "results": results_table(records),
         "goals": goals_table(goals, records),
         "time": time_table(records),
-        "original": original_sentences(records[ORIGINALS_NET]),
+        "original": original_sentences(runs_of(ORIGINALS_NET, records, "README's text on the original's figures")),
     }
 
 

@@ -53,7 +53,7 @@ def test_the_first_to_a_target_is_the_recipe_of_which_five_seeds_reach_it_soones
 
     records = {
         "quick": runs(*[(0.92, 10.0)] * 4, (0.96, 10.0)),  # one seed reaches more, and doesn't count
-        "slow": runs(*[(0.9395, 200.0 + seed) for seed in range(5)], (0.91, 1.0)),
+        "slow": runs(*[(0.9395, seconds) for seconds in (200.0, 201.0, 204.0, 290.0, 900.0)], (0.91, 1.0)),
     }
     taught = [run | {"teacher": {"model": "compact"}} for run in runs(*[(0.99, 1.0)] * 5)]
     lines = time_table({"taught": taught, **records}).splitlines()[2:]
@@ -63,14 +63,26 @@ def test_the_first_to_a_target_is_the_recipe_of_which_five_seeds_reach_it_soones
 
 
 def test_a_goal_is_met_by_the_mean_as_it_is_printed_and_not_by_a_lucky_seed() -> None:
-    runs = [{"accuracy": accuracy} for accuracy in (0.95, 0.96, 0.97)]
+    runs = [{"accuracy": accuracy} for accuracy in (0.95, 0.95, 0.95, 0.96, 0.99)]
     goals = [{"for": "a net", "metric": "accuracy", "goal": goal, "recipe": "tiny"} for goal in (96, 96.01)]
-    lines = goals_table([*goals, {**goals[0], "recipe": None}], {"tiny": runs}).splitlines()[2:]
+    records = {"tiny": runs, "few": runs[1:]}
+    lines = goals_table([*goals, *({**goals[0], "recipe": recipe} for recipe in (None, "few"))], records).splitlines()[
+        2:
+    ]
     assert lines == [
         "| a net: accuracy | 96 | 96.00 | `recipes/tiny.yaml` | met |",
         "| a net: accuracy | 96.01 | 96.00 | `recipes/tiny.yaml` | missed by 0.01 |",
         "| a net: accuracy | 96 | not measured | | |",
+        "| a net: accuracy | 96 | not measured | | |",
     ]
+
+
+def test_what_is_held_to_a_recipe_without_records_is_named() -> None:
+    goal = {"for": "a net", "metric": "accuracy", "goal": 96, "recipe": "nope"}
+    with pytest.raises(UserError, match=r"the goal 'a net' is held to nope, which has no records .*it has tiny"):
+        goals_table([goal], {"tiny": []})
+    with pytest.raises(UserError, match="the original's figures is held to original_notebook"):
+        readme_tables({}, [])
 
 
 def test_what_a_goal_is_held_to_has_five_seeds() -> None:
