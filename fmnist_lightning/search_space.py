@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,20 @@ NOT_SEARCHED = {
 }
 SEARCHED = tuple(name for name in inspect.signature(train).parameters if name not in NOT_SEARCHED)
 EXPECTED = "{low: ..., high: ...} with `log: true` or `step: ...` if wanted, or {choices: [...]}"
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's, which of a name that is there twice would take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} is there twice: keep one of the two", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 class Range(NamedTuple):
@@ -121,10 +135,11 @@ def trial_of(space: Space, options: Mapping[str, Any]) -> dict[str, Any] | None:
 def read_space(path: Path) -> Space:
     """The space in a YAML file.
 
-    Raises UserError where an option is unknown or can't be searched, or where a value is none that it could have.
+    Raises UserError where an option is unknown, there twice or can't be searched, or where a value is none that it
+    could have.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506  a SafeLoader
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}; name a search space with --space") from error
     if not isinstance(content, dict) or not content:
@@ -137,7 +152,7 @@ def read_space(path: Path) -> Space:
 
 
 def check_names(path: Path, names: list[str]) -> None:
-    """Raise UserError where one is no option that can be searched, or is there twice."""
+    """Raise UserError where one is no option that can be searched, or dropout is there twice."""
     places = [f"dropout.{place}" for place in range(len(inspect.signature(train).parameters["dropout"].default))]
     for name in names:
         if name in NOT_SEARCHED:

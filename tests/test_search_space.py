@@ -89,6 +89,18 @@ def test_a_space_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | N
         read_space(path)
 
 
+@pytest.mark.parametrize(
+    "twice", ["lr: {low: 0.1, high: 0.2}\nlr: {choices: [1]}", "lr: {low: 0.1, low: 0.2, high: 1}"]
+)
+def test_what_is_there_twice_is_named(tmp_path: Path, twice: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(twice)
+    with pytest.raises(
+        UserError, match=f"(?s){path} can't be read: (lr|low) is there twice: keep one of the two.*line"
+    ):
+        read_space(path)
+
+
 def test_values_have_the_options_types(tmp_path: Path) -> None:
     # PyYAML reads 1e-4 as text.
     space = read_space(
