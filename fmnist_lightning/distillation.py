@@ -1,5 +1,6 @@
 """Knowledge distillation: a net learns from what a trained one says of an image, as well as from its label."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -37,3 +38,19 @@ class Teacher(NamedTuple):
         ours, theirs = ((one / self.temperature).log_softmax(dim=1) for one in (logits, answers))
         divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
         return (1 - self.share) * labels_loss + self.share * self.temperature**2 * divergence
+
+
+def validation_notice(source: str, card: Mapping[str, Any], val_fraction: float) -> str:
+    """A warning where the teacher `source`, of this card, saw images that judge a training with `val_fraction`; or "".
+
+    The validation cuts lie within each other, so that it did where its own was smaller.
+    """
+    training = card.get("training")
+    own = training.get("val_fraction") if isinstance(training, dict) else None
+    if not isinstance(own, int | float) or own >= val_fraction:  # a card may be anybody's
+        return ""
+    return (
+        f"the teacher {source} was trained on validation images of this training (val_fraction {own:g}, here "
+        f"{val_fraction:g}), so val/accuracy is too good: choose options with a teacher of --val_fraction "
+        f"{val_fraction:g} or more"
+    )

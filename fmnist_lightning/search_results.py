@@ -17,9 +17,11 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
 from fmnist_lightning.console import DATASET_NAMES
+from fmnist_lightning.distillation import validation_notice
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.figures import mark
 from fmnist_lightning.files import atomic_write, sweep, write_text
+from fmnist_lightning.pretrained import load_pretrained
 from fmnist_lightning.search_space import Plan, suggest_options
 from fmnist_lightning.study_store import finished
 
@@ -54,17 +56,26 @@ def write_best(study: Study, plan: Plan) -> Path:
         raise UserError(f"no trial was completed, of {counted(study)}: see above why, and change the space") from error
     options = suggest_options(optuna.trial.FixedTrial(best.params), plan.space, plan.options)
     held = {*plan.held, *(name.partition(".")[0] for name in plan.space)}
+    notice = teacher_notice(options)
     header = (
         f"The best recipe of a search: python scripts/train.py --config {shlex.quote(str(path))}",
         f"{SCORE} {percent(best.values[0])} with seed {options['seed']}, on {DATASET_NAMES[options['dataset']]}: "
         f"trial {best.number} ({best.user_attrs['run']}) of {counted(study)}.",
         "The validation cut chose it, so other seeds and images will come to less. The test set was not read.",
+        *([f"{notice[0].upper()}{notice[1:]}."] if notice else []),
         plan.command,
     )
     sweep(path.parent, path.name)
     recipe = {name: value for name, value in options.items() if name in held}
     write_text(path, "".join(f"# {line}\n" for line in header) + yaml.safe_dump(recipe, sort_keys=False))
     return path
+
+
+def teacher_notice(options: Mapping[str, Any]) -> str:
+    """A warning where a recipe's teacher saw the images that judged it, or ""."""
+    if not (source := options["teacher"]):
+        return ""
+    return validation_notice(source, load_pretrained(source).card, options["val_fraction"])
 
 
 def history_figure(study: Study) -> Any:

@@ -1,6 +1,7 @@
 """Training: options to run folder. Heavy imports stand inside the functions, so that `--help` answers at once."""
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -214,11 +215,12 @@ def prepare_data(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str,
 def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[str, Any], "Teacher | None"]:
     """The options with their teacher resolved, and that teacher, read by the first process, if there is to be one.
 
-    Raises UserError where it can't be had, or learned from other images.
+    Says so where the teacher saw the validation images. Raises UserError where it can't be had, or learned from other
+    images.
     """
     if not options["teacher"]:
         return options, None
-    from fmnist_lightning.distillation import Teacher
+    from fmnist_lightning.distillation import Teacher, validation_notice
     from fmnist_lightning.distributed import told
     from fmnist_lightning.pretrained import load_pretrained, weights_digest
 
@@ -229,6 +231,8 @@ def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[s
         found, dataset = pretrained.card["dataset"], options["dataset"]
         if found != dataset:
             raise UserError(f"{source} was trained on {found}, and this training is on {dataset}: name another teacher")
+        if notice := validation_notice(source, pretrained.card, options["val_fraction"]):
+            print(f"WARNING: {notice}", file=sys.stderr)
         net, model = pretrained.net.requires_grad_(False), pretrained.card["model"]
         return source, Teacher(net, model, weights_digest(net), options["teacher_share"], options["temperature"])
 

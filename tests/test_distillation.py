@@ -160,6 +160,22 @@ def test_a_teacher_of_other_images_is_refused(program: Program, tmp_path: Path) 
     assert "packaged was trained on fashion_mnist, and this training is on drawn" in output
 
 
+@pytest.mark.parametrize(
+    ("teachers", "own", "seen"),
+    [(0.0, 0.1, True), (0.1, 0.2, True), (0.1, 0.1, False), (0.2, 0.1, False), (0.0, 0.0, False), (None, 0.1, False)],
+)
+def test_a_teacher_that_saw_the_validation_images_is_told_of(
+    program: Program, net: SeedNet, tmp_path: Path, trained: Path, teachers: float | None, own: float, seen: bool
+) -> None:
+    card = load_pretrained(str(trained)).card
+    card["training"] = {"val_fraction": teachers} if teachers is not None else []
+    teacher = save_pretrained(Pretrained(net, card), tmp_path / "teacher")
+    options = ("--teacher", teacher, "--val_fraction", own, "--ckpt", "last", "--max_epochs", 1, "--test", "false")
+    _, output = small_run(program, tmp_path, *options)
+    warning = f"WARNING: the teacher {teacher} was trained on validation images of this training"
+    assert output.count(warning) == seen
+
+
 def test_last_is_the_newest_run_when_the_training_began(program: Program, trained: Path) -> None:
     run, _ = small_run(program, trained.parent, "--teacher", "last", "--max_epochs", 1, "--test", "false")
     assert read_config(run)["teacher"] == str(trained)

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import NOWHERE, Program, use_mirrors
+from conftest import NOWHERE, Program, small_run, use_mirrors
 from test_tuning import (
     RATES,
     ROOT,
@@ -71,6 +71,19 @@ def test_data_that_cannot_be_had_is_an_error_with_the_cures_that_the_search_has(
     assert "--data_dir" in output
     assert "--dataset drawn" in output
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(("own", "seen"), [(0.1, True), (0.05, False)])
+def test_a_teacher_that_saw_the_validation_images_is_told_of_in_a_search_and_in_its_best_recipe(
+    program: Program, folder: Path, train_by: Callable[..., None], own: float, seen: bool
+) -> None:
+    train_by()
+    teacher, _ = small_run(program, folder.parent, "--val_fraction", 0.05, "--max_epochs", 1, "--test", "false")
+    status, output = program(tune, *arguments(folder, RATES, 1, teacher=str(teacher)), "--val_fraction", own)
+    assert status == 0, output
+    warning = f"he teacher {teacher} was trained on validation images of this training (val_fraction 0.05, here 0.1)"
+    assert (f"WARNING: t{warning}" in output) is seen
+    assert (f"# T{warning}" in (folder / "best.yaml").read_text()) is seen
 
 
 def test_whole_lists_can_be_chosen(program: Program, folder: Path, train_by: Callable[..., None]) -> None:
