@@ -69,6 +69,19 @@ class Reporter(Callback):
             self.pruned = trainer.should_stop = True
 
 
+def folders_lock(folder: Path) -> FileLock:
+    """The lock of a study's folder, which is made. Raises UserError where it can't be written."""
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock:
+            return lock
+    except OSError as error:
+        raise UserError(
+            f"--study {folder} can't be written ({error.strerror}): name another folder, or make it writable"
+        ) from error
+
+
 class Search:
     """A search in this process; others may be at the same study.
 
@@ -79,9 +92,8 @@ class Search:
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
         self.options = {**plan.options, **SHUT, "log_dir": str(plan.folder / RUNS)}
-        plan.folder.mkdir(parents=True, exist_ok=True)
         # Held while the study is made, and from the count of trials until the next one is among them.
-        self.claim = FileLock(plan.folder / LOCK)
+        self.claim = folders_lock(plan.folder)
         self.silent: dict[int, float] = {}  # when a running trial was first seen that no process has begun
         with self.claim:
             self.study = open_study(url, plan.study_name, SeededByTrial(plan.sampler_seed), self.pruner())

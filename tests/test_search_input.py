@@ -37,6 +37,15 @@ def test_a_wrong_space_is_an_error_before_anything_starts(program: Program, fold
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("name", ["file", "file/study"])
+def test_a_study_that_can_be_no_folder_is_named(program: Program, folder: Path, name: str) -> None:
+    (folder.parent / "file").touch()
+    status, output = program(tune, *arguments(folder, RATES, 1), "--study", folder.parent / name)
+    assert status == 1
+    assert f"error: --study {folder.parent / name} can't be written (" in output
+    assert "name another folder" in output
+
+
 @pytest.mark.parametrize("content", [None, b"", b"# lr: 0.1", b"[lr]", b"1: 2", b"lr: [", b"lr: \xff"])
 def test_a_recipe_that_holds_no_options_is_named(program: Program, folder: Path, content: bytes | None) -> None:
     command, recipe = arguments(folder, RATES, 1), folder.parent / "recipe.yaml"
