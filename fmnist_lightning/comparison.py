@@ -130,7 +130,10 @@ def describe_common(tested: Sequence[Tested]) -> str:
 
 
 def draw_common(tested: Sequence[Tested], path: Path, data_dir: str | None) -> None:
-    """Write the images that no run recognises as PNG: true class, and the first run's."""
+    """Write the images that no run recognises as PNG: true class, and the first run's.
+
+    Raises UserError where it can't be written.
+    """
     from fmnist_lightning.console import DATASET_NAMES
     from fmnist_lightning.figures import mark, mistakes_figure
     from fmnist_lightning.files import atomic_write
@@ -145,5 +148,11 @@ def draw_common(tested: Sequence[Tested], path: Path, data_dir: str | None) -> N
     figure = mistakes_figure(images[shown, 0].numpy(), *(values[shown] for values in first.predictions))
     if first.metrics["dataset"] == "drawn":
         mark(figure, DATASET_NAMES["drawn"])
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=PNG_DPI)
+    try:
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", dpi=PNG_DPI)
+    except OSError as error:
+        raise UserError(
+            f"--pictures {path} can't be written ({error.strerror}): name a PNG file, such as common.png, in a folder "
+            "that can be"
+        ) from error

@@ -8,8 +8,10 @@ import pytest
 from conftest import Program
 from test_report import COUNT, make_run, write_predictions
 
-from fmnist_lightning.comparison import compare
+from fmnist_lightning import comparison
+from fmnist_lightning.comparison import common_mistakes, compare
 from fmnist_lightning.drawn import load_drawn
+from fmnist_lightning.findings import Predictions
 
 LABELS = np.arange(COUNT) % 10
 
@@ -45,6 +47,30 @@ def test_what_no_run_recognises_is_drawn(program: Program, runs: list[Path], tmp
     status, output = program(compare, *runs, "--pictures", tmp_path / "common.png")
     assert status == 0, output
     assert (tmp_path / "common.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("small_drawn")
+@pytest.mark.parametrize("name", ["", "file/common.png"])
+def test_a_picture_that_cannot_be_written_is_named(
+    program: Program, runs: list[Path], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    status, output = program(compare, *runs, "--pictures", tmp_path / name)
+    assert status == 1
+    assert f"error: --pictures {tmp_path / name} can't be written (" in output
+    assert "name a PNG file" in output
+
+
+def test_of_what_no_run_recognises_the_surest_mistakes_of_all_runs_together_come_first() -> None:
+    def tested(*of_the_truth: float) -> comparison.Tested:
+        """A run that gives the true class, 0, these probabilities, and class 1 the rest."""
+        probs = np.zeros((len(of_the_truth), 10), np.float32)
+        probs[:, 0] = of_the_truth
+        probs[:, 1] = 1 - probs[:, 0]
+        return comparison.Tested("run", Path(), {}, Predictions(probs, np.zeros(len(probs), np.int64)))
+
+    runs = [tested(0.4, 0.3, 0.9, 0.0, 0.2), tested(0.0, 0.3, 0.0, 0.05, 0.3)]
+    assert common_mistakes(runs).tolist() == [3, 0, 4, 1]
 
 
 def test_one_run_and_runs_of_other_images_are_refused(program: Program, runs: list[Path], tmp_path: Path) -> None:
