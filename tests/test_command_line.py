@@ -15,7 +15,6 @@ from conftest import NOWHERE, Program, use_mirrors
 from fmnist_lightning.cli import complete_flags, parse
 from fmnist_lightning.data import FILES
 from fmnist_lightning.evaluation import evaluate
-from fmnist_lightning.module import Classifier
 from fmnist_lightning.runs import write_config
 from fmnist_lightning.training import train
 from fmnist_lightning.tuning import tune
@@ -103,25 +102,6 @@ def test_home_and_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: p
     options = parse(train, ["--config", str(recipe), "--teacher", "~no-such-user/net"])
     paths = [options[name] for name in ("log_dir", "data_dir", "teacher")]
     assert paths == [f"{tmp_path}/here/logs", "$NOWHERE/data", "~no-such-user/net"]
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        ([], "training, validation, test"),
-        (["--test", "false"], "training, validation"),
-        (["--val_fraction", "0", "--ckpt", "last"], "training, test"),
-    ],
-)
-def test_a_smoke_run_does_what_it_says(
-    program: Program, small_drawn: None, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: str
-) -> None:
-    tested: list[int] = []
-    monkeypatch.setattr(Classifier, "on_test_epoch_end", lambda _: tested.append(1))
-    status, output = program(train, *DRAWN, "--fast_dev_run", *options)
-    assert status == 0, output
-    assert f"one batch of {parts}; no run folder" in output
-    assert bool(tested) == ("test" in parts)
 
 
 def test_a_flag_alone_means_true() -> None:

@@ -139,14 +139,6 @@ def test_the_test_set_stays_shut_without_the_test(
     assert not (run / "metrics.json").exists()
 
 
-def test_a_smoke_run_writes_nothing(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    status, output = program(train, "--dataset", "drawn", "--fast_dev_run", "--accelerator", "cpu")
-    assert status == 0, output
-    assert "smoke run passed" in output
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_auto_takes_the_real_data_where_it_can_be_had(program: Program, tmp_path: Path, mirror: Mirror) -> None:
     data = tmp_path / "data"
     run, output = small_run(program, tmp_path / "logs", "--dataset", "auto", "--data_dir", data, "--max_epochs", 1)
