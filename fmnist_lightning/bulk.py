@@ -12,7 +12,7 @@ from fmnist_lightning.interrupts import advising
 from fmnist_lightning.launching import launch
 from fmnist_lightning.overlap import refuse_overlap
 from fmnist_lightning.ranks import Rank, is_first, launched
-from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of, warn_of_stand_in
+from fmnist_lightning.rows import PART_FORMATS, PartFormat, rows_of, warn_of_weights
 
 if TYPE_CHECKING:
     from fmnist_lightning.inference import PictureClassifier
@@ -121,7 +121,7 @@ def write_share(options: BulkOptions, share: "Share", place: Rank | None) -> Non
         log_dir=options.log_dir,
     )
     if is_first():
-        warn_of_stand_in(classify.card)
+        warn_of_weights(classify.card, tta=options.tta)
     folder, plan = Path(options.output), plan_of(options, classify, share, listing(expand_all(options.images)))
     agree_on_plan(folder, plan)
     style = PART_FORMATS[options.format]

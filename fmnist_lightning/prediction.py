@@ -17,7 +17,7 @@ from fmnist_lightning.cli import LOG_DIR, Accelerator
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import atomic_write
 from fmnist_lightning.overlap import refuse_overlap
-from fmnist_lightning.rows import FORMATS, printable, rows_of, warn_of_stand_in
+from fmnist_lightning.rows import FORMATS, printable, rows_of, warn_of_weights
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -60,7 +60,7 @@ def predict(
         batch_size: Pictures in a step. The results don't depend on it.
         invert: The net knows light garments on dark. auto inverts pictures whose corners are bright; always; never.
         save_inputs: Folder to write the 28 x 28 pixels to that the net sees, a PNG file each, numbered.
-        tta: Test-time augmentation: average over each picture and its mirror image.
+        tta: Test-time augmentation: average over each picture and its mirror image. For nets trained with --flip.
         output: Folder to write rows into, a file for each process, in place of standard output. The same command goes
             on after a kill, and scripts/join.py makes one file of them. Needs --format json or csv.
         devices: With --output, how many processes share the pictures, on a GPU each where there are GPUs.
@@ -79,7 +79,7 @@ def predict(
 
     check_save_folder(save_inputs, images)
     classify = load_classifier(weights, device=accelerator, batch_size=batch_size, tta=tta, log_dir=log_dir)
-    warn_of_stand_in(classify.card)
+    warn_of_weights(classify.card, tta=tta)
     try:
         with progress_bar(images) as bar, warnings.catch_warnings():
             # Of damaged EXIF data and the like, without a file's name. A bomb is refused by this project's own message.

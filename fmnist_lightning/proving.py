@@ -80,6 +80,7 @@ def describe_proof(proof: Proof, runtime: str, dataset: str) -> str:
     rate, torch_rate = proof.images / proof.seconds, proof.images / proof.torch_seconds
     return (
         f"{DATASET_NAMES[dataset]}, test set: {proof.images:,} images; {runtime} gives another class for "
-        f"{len(proof.differing)}; largest difference of a probability {proof.difference:.1e} (limit {TOLERANCE:.0e})\n"
+        f"{len(proof.differing):,} of them; largest difference of a probability {proof.difference:.1e} "
+        f"(limit {TOLERANCE:.0e})\n"
         f"images/s: {runtime} {rate:,.0f}, the net in torch {torch_rate:,.0f}"
     )

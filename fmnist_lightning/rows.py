@@ -42,7 +42,13 @@ def rows_of(pictures: "Sequence[Picture]", classify: "PictureClassifier", top_k:
         yield Row(picture.name, candidates, str(classify.card["dataset"]))
 
 
-def warn_of_stand_in(card: dict[str, Any]) -> None:
+def warn_of_weights(card: dict[str, Any], *, tta: bool) -> None:
+    """Say of weights that they know no photographs, or no mirror images where they are asked about those too."""
+    training = card.get("training")
+    if tta and isinstance(training, dict):
+        from fmnist_lightning.tta import warn_of_one_sided
+
+        warn_of_one_sided(training)
     if card["dataset"] == "drawn":
         from fmnist_lightning.console import DATASET_NAMES
 

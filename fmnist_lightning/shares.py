@@ -83,7 +83,8 @@ def agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
             write_text(path, json.dumps(plan, indent=2) + "\n")
         before = read_plan(folder)
     if changed := [name for name in plan if plan[name] != before.get(name)]:
-        told = ", ".join(f"{name} {before.get(name)}, now {plan[name]}" for name in changed)
+        # A digest's beginning says as much.
+        told = ", ".join(f"{name} {before.get(name)!s:.12}, now {plan[name]!s:.12}" for name in changed)
         raise UserError(f"{folder} was begun with another plan ({told}): go on as it was begun, or name another folder")
 
 

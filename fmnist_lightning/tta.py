@@ -13,7 +13,7 @@ def warn_of_one_sided(training: Mapping[str, Any]) -> None:
     """Say where a net of these options of training never saw a mirror image: a boot, say, that points right."""
     if not training.get("flip", True):
         print(
-            "note: this net was trained without --flip and never saw a mirror image, so --tta can make it worse",
+            "WARNING: this net was trained without --flip and never saw a mirror image, so --tta can make it worse",
             file=sys.stderr,
         )
 

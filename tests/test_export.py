@@ -91,7 +91,7 @@ def test_three_lines_say_how_the_file_compared(program: Program, net_file: Path,
     assert status == 0
     proof, speed, written = output.splitlines()
     assert proof.startswith("DRAWN STAND-IN, not Fashion-MNIST, test set: 200 images;")
-    assert "gives another class for 0;" in proof
+    assert "gives another class for 0 of them;" in proof
     assert "limit 1e-05" in proof
     assert speed.startswith("images/s: ")
     assert written == f"written: seed.{kind}, {Path(f'seed.{kind}').stat().st_size:,} bytes"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import Program, metrics_of, small_run
+from PIL import Image
 
 from fmnist_lightning.drawn import load_drawn
 from fmnist_lightning.evaluation import evaluate
 from fmnist_lightning.inference import load_classifier
 from fmnist_lightning.models import SeedNet
+from fmnist_lightning.prediction import predict
 from fmnist_lightning.tta import MirrorAveraged, warn_of_one_sided
 
 
@@ -21,6 +23,14 @@ def test_probabilities_are_the_mean_over_an_image_and_its_mirror_image() -> None
     probs = MirrorAveraged(net)(images).softmax(dim=1)
     torch.testing.assert_close(probs, mean)
     assert (probs - net(images).softmax(dim=1)).abs().max() > 1e-4  # the control: one image alone gives other ones
+
+
+@pytest.mark.usefixtures("small_drawn")
+def test_pictures_too_are_warned_of(program: Program, trained: Path, tmp_path: Path) -> None:
+    Image.new("L", (28, 28), 200).save(tmp_path / "x.png")
+    for tta in ("true", "false"):
+        output = program(predict, tmp_path / "x.png", "--weights", trained, "--tta", tta, "--accelerator", "cpu")[1]
+        assert ("trained without --flip" in output) == (tta == "true")
 
 
 def test_only_a_net_that_never_saw_a_mirror_image_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
