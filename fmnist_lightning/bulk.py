@@ -91,7 +91,9 @@ def names_written(options: BulkOptions) -> list[str]:
     """Of the files in the folder of parts."""
     from fmnist_lightning.shares import PARTIAL, PLAN, Share
 
-    part = Share(1, options.devices).part(options.format)
+    place = launched()
+    share = share_of_process(options, place) if place or options.share else Share(1, options.devices)
+    part = share.part(options.format)
     return [PLAN, f".{PLAN}.lock", part, f".{part}.lock", part + PARTIAL]
 
 

@@ -22,9 +22,12 @@ from fmnist_lightning.runs import CONFIG, find_resumed
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
-# Options that name a file or folder, or may. Lightning and torchvision replace `~` and `$NAME` in some of the places
-# that take one; here it is done for all.
-PATH_OPTIONS = ("ckpt", "data_dir", "log_dir", "recipe", "resume", "run", "space", "study", "teacher")
+# Options that name a file or folder, or may. A shell replaces no `~` behind `=`, and nothing in a recipe; Lightning and
+# torchvision replace it and `$NAME` in some of the places that take a path, so here it is done for all of them.
+PATH_OPTIONS = (
+    "ckpt", "data_dir", "file", "folder", "log_dir", "output", "pictures", "recipe", "resume", "run", "save_inputs",
+    "space", "study", "teacher", "weights",
+)  # fmt: skip
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]

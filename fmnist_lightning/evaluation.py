@@ -144,7 +144,7 @@ def run_test_loop(
     """Test a checkpoint's weights on the whole test set: metrics.json, table, report, all by the first process.
 
     The trainer has a `Predictions` callback, which writes predictions.npz. `ckpt` is as `find_checkpoint` takes it.
-    Raises UserError where the checkpoint is damaged or another net's, or another test of the run is under way.
+    Waits while another test of the run is under way. Raises UserError where the checkpoint is damaged or another net's.
     """
     with alone_testing(run) if trainer.is_global_zero else contextlib.nullcontext():
         if trainer.is_global_zero:

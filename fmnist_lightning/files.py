@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -53,16 +54,20 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def claimed(lock: Path, taken: str) -> Iterator[None]:
+def claimed(lock: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the file `lock` alone. The system ends the claim with the process.
 
-    Raises UserError with the message `taken` where another process holds it, and where it can't be written.
+    Where another process holds it, raises UserError with the message `taken`, or with `wait` prints it and waits.
+    Raises UserError also where it can't be written.
     """
     claim = FileLock(lock)
     try:
         claim.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(taken) from error
+        if not wait:
+            raise UserError(taken) from error
+        print(taken, file=sys.stderr)
+        claim.acquire()
     except OSError as error:
         raise UserError(f"{lock.parent} can't be written ({error.strerror}): make it writable") from error
     try:

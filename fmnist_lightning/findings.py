@@ -51,14 +51,23 @@ def read_figures(path: Path, needed: Collection[str], cure: str) -> dict[str, An
         raise UserError(f"{path} can't be read ({error}); {cure}") from error
     if not isinstance(metrics, dict) or not metrics.keys() >= set(needed):
         raise UserError(f"{path} is not what the test loop writes: expected {', '.join(needed)}; {cure}")
+    if not (type(metrics["n"]) is int and all(is_fraction(metrics[name]) for name in METRIC_NAMES)):
+        raise UserError(
+            f"{path} is not what the test loop writes: expected n as a whole number, and {', '.join(METRIC_NAMES)} "
+            f"between 0 and 1; {cure}"
+        )
     return metrics
+
+
+def is_fraction(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
     """The content of predictions.npz, those that `metrics` are of. No code in it can run.
 
-    Raises UserError where it is missing, damaged, does not hold what `callbacks.Predictions` writes, or is of another
-    test than the metrics: a kill came between them.
+    Raises UserError where it is missing, damaged, does not hold what `callbacks.Predictions` writes, or has another
+    accuracy than the metrics: a kill came between the two.
     """
     count = metrics["n"]
     path, cure = run / PREDICTIONS, f"test the run anew: {testing_command(run)}"

@@ -97,7 +97,7 @@ def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
     """
     if resume.endswith(".ckpt"):
         checkpoint = Path(resume)
-        folder = checkpoint.parent if checkpoint.parent.name else checkpoint.parent.resolve()
+        folder = checkpoint.parent if checkpoint.parent.name not in ("", "..") else checkpoint.parent.resolve()
         return find_run(str(folder.parent), log_dir), checkpoint
     run = find_run(resume, log_dir)
     return run, run / CHECKPOINTS / LAST
@@ -140,7 +140,8 @@ def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
         raise UserError(f"{path} holds no options; expected one `name: value` a line")
     if missing := [name for name in required if config.get(name) is None]:
         raise UserError(
-            f"{path} lacks {', '.join(missing)}: it was edited, or is an older version's or another program's"
+            f"{path} lacks {', '.join(missing)}, or leaves it empty: it was edited, or is an older version's or "
+            "another program's"
         )
     return config
 
@@ -176,11 +177,11 @@ def alone_in(run: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def alone_testing(run: Path) -> contextlib.AbstractContextManager[None]:
-    """Raise UserError where another test of this run is under way, whose files would mix with this one's.
+    """Wait, and say so, while another test of this run is under way, whose files would mix with this one's.
 
-    A training may go on meanwhile, whose best checkpoint so far can be tested.
+    A training may go on meanwhile: its best checkpoint so far can be tested.
     """
-    return claimed(run / TEST_LOCK, f"another test of {run} is under way: wait until it ends, or stop it")
+    return claimed(run / TEST_LOCK, f"another test of {run} is under way: waiting for its end", wait=True)
 
 
 @contextlib.contextmanager

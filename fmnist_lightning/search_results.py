@@ -75,7 +75,11 @@ def teacher_notice(options: Mapping[str, Any]) -> str:
     """A warning where a recipe's teacher saw the images that judged it, or ""."""
     if not (source := options["teacher"]):
         return ""
-    return validation_notice(source, load_pretrained(source).card, options["val_fraction"])
+    try:
+        card = load_pretrained(source).card
+    except UserError:  # it was taken away during the search, which is no reason to lose the result
+        return ""
+    return validation_notice(source, card, options["val_fraction"])
 
 
 def history_figure(study: Study) -> Any:

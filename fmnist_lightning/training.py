@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,12 +233,18 @@ def prepare_teacher(options: dict[str, Any], fabric: "L.Fabric") -> tuple[dict[s
         if found != dataset:
             raise UserError(f"{source} was trained on {found}, and this training is on {dataset}: name another teacher")
         if notice := validation_notice(source, pretrained.card, options["val_fraction"]):
-            print(f"WARNING: {notice}", file=sys.stderr)
+            warn_once(notice)
         net, model = pretrained.net.requires_grad_(False), pretrained.card["model"]
         return source, Teacher(net, model, weights_digest(net), options["teacher_share"], options["temperature"])
 
     source, teacher = told(fabric, load)
     return {**options, "teacher": source}, teacher
+
+
+@cache
+def warn_once(notice: str) -> None:
+    """Say it in the first of a search's trainings alone."""
+    print(f"WARNING: {notice}", file=sys.stderr)
 
 
 def training_options(options: dict[str, Any], devices: "Devices", module: "Classifier") -> dict[str, Any]:

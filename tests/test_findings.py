@@ -1,5 +1,6 @@
 """What is read back from a run folder, and what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.findings import read_curves, read_metrics, read_predictions
+from fmnist_lightning.findings import NEEDED, read_curves, read_metrics, read_predictions
 from fmnist_lightning.runs import METRICS, PREDICTIONS
 
 COUNT = 200
+WITHOUT_NUMBERS = json.dumps(dict.fromkeys(NEEDED))
 METRICS_OF_IT = {"n": COUNT, "accuracy": 1.0}
 
 
@@ -97,7 +99,7 @@ def test_code_in_predictions_does_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"n": 200}', "\udcff"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"n": 200}', "\udcff", WITHOUT_NUMBERS])
 def test_damaged_metrics_are_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / METRICS).write_bytes(content.encode(errors="surrogateescape"))

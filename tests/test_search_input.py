@@ -24,6 +24,7 @@ from test_tuning import (
 )
 
 from fmnist_lightning.cli import parse
+from fmnist_lightning.training import warn_once
 from fmnist_lightning.tuning import tune
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
@@ -91,8 +92,14 @@ def test_a_teacher_that_saw_the_validation_images_is_told_of_in_a_search_and_in_
     status, output = program(tune, *arguments(folder, RATES, 1, teacher=str(teacher)), "--val_fraction", own)
     assert status == 0, output
     warning = f"he teacher {teacher} was trained on validation images of this training (val_fraction 0.05, here 0.1)"
-    assert (f"WARNING: t{warning}" in output) is seen
+    assert output.count(f"WARNING: t{warning}") == seen
     assert (f"# T{warning}" in (folder / "best.yaml").read_text()) is seen
+
+
+def test_a_searchs_later_trainings_do_not_say_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        warn_once("of this test")
+    assert capsys.readouterr().err == "WARNING: of this test\n"
 
 
 def test_whole_lists_can_be_chosen(program: Program, folder: Path, train_by: Callable[..., None]) -> None:
