@@ -8,6 +8,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import sweep
 from fmnist_lightning.runs import (
     CHECKPOINTS,
+    CONFIG,
     HPARAMS,
     LAST,
     check_same_run,
@@ -39,8 +40,8 @@ def open_run(
         checkpoint = existing_checkpoint(run, checkpoint)
         steps = steps_done(run, checkpoint, module, options["max_epochs"]) if checkpoint else 0
         (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
-        for folder in (run, run / CHECKPOINTS):
-            sweep(folder)
+        sweep(run, CONFIG)  # the test's files are the test's, and one may be under way
+        sweep(run / CHECKPOINTS)
     (run / CHECKPOINTS).mkdir(exist_ok=True)
     write_config(run, {**options, "resume": None})
     return checkpoint, steps

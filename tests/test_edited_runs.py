@@ -4,8 +4,9 @@ import datetime
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -139,21 +140,23 @@ def test_a_folder_may_have_a_name_that_means_something_to_fsspec(program: Progra
 def test_a_test_waits_for_another_one_of_its_run(program: Program, trained: Path) -> None:
     """Else their files mix: each sweeps away what the other is writing. A training that is complete waits too."""
     staged = trained / f".{PREDICTIONS}.abc{files.STAGED}"
-    other = FileLock(trained / TEST_LOCK, thread_local=False)
-    kept: list[bool] = []
+    begun, kept = Event(), []
 
-    def end() -> None:
-        kept.append(staged.exists() and not (trained / METRICS).exists())
-        other.release()
+    def another_test() -> None:
+        with FileLock(trained / TEST_LOCK):
+            begun.set()
+            time.sleep(3)
+            kept.append(staged.exists() and not (trained / METRICS).exists())
 
-    for command in ((evaluate, "--run", trained), (train, "--resume", trained)):
+    for command in ((evaluate, "--run", trained), (train, "--resume", trained, "--test", "true")):
         (trained / METRICS).unlink(missing_ok=True)
         staged.touch()
-        other.acquire(timeout=0)
-        timer = Timer(3, end)
-        timer.start()
+        begun.clear()
+        other = Thread(target=another_test)
+        other.start()
+        begun.wait()
         status, output = program(*command)
-        timer.join()
+        other.join()
         assert (status, kept.pop()) == (0, True), output
         assert f"another test of {trained} is under way: waiting for its end" in output
         assert (trained / METRICS).exists()

@@ -182,10 +182,11 @@ def test_a_run_that_stopped_early_stays_stopped_and_takes_a_new_patience(program
 
 
 def test_what_a_kill_left_half_written_is_swept(program: Program, trained: Path) -> None:
-    left = [trained / "checkpoints" / f".last.ckpt.abc{STAGED}", trained / f".metrics.json.abc{STAGED}"]
+    names = ("checkpoints/.last.ckpt", ".config.yaml", ".metrics.json", ".predictions.npz", ".report.html")
+    left = [trained / f"{name}.abc{STAGED}" for name in names]
     for path in left:
         path.write_text("half")
-    status, output = program(train, "--resume", trained, "--test", "false")
+    status, output = program(train, "--resume", trained, "--test", "true")
     assert status == 0, output
     assert not any(path.exists() for path in left)
 
