@@ -25,8 +25,8 @@ LOG_DIR = "lightning_logs"
 # Options that name a file or folder, or may. A shell replaces no `~` behind `=`, and nothing in a recipe; Lightning and
 # torchvision replace it and `$NAME` in some of the places that take a path, so here it is done for all of them.
 PATH_OPTIONS = (
-    "ckpt", "data_dir", "file", "folder", "log_dir", "output", "pictures", "recipe", "resume", "run", "save_inputs",
-    "space", "study", "teacher", "weights",
+    "ckpt", "data_dir", "file", "folder", "log_dir", "keras_python", "output", "pictures", "recipe", "resume", "run",
+    "run_folder", "save_inputs", "space", "study", "teacher", "weights",
 )  # fmt: skip
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]

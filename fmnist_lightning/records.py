@@ -8,7 +8,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.files import write_text
 from fmnist_lightning.findings import NEEDED, read_figures, read_metrics
 from fmnist_lightning.recipes import read_recipe
-from fmnist_lightning.runs import DEVICE_OPTIONS, METRICS, find_run, read_config
+from fmnist_lightning.runs import DEVICE_OPTIONS, METRICS, find_run, read_config, told_teacher
 from fmnist_lightning.training import train
 
 # What may differ between a recipe and a run of it: where it read and wrote, computed and stopped, and the seed.
@@ -77,17 +77,12 @@ def is_clean(git: dict[str, Any]) -> bool:
 def check_same_teacher(run: Path, metrics: dict[str, Any], records: list[Path]) -> None:
     """Raise UserError where one of the records was taught by another net than the run."""
     for record in records:
-        before = read_record(record).get("teacher")
-        if before != metrics.get("teacher"):
+        before, now = read_record(record).get("teacher"), metrics.get("teacher")
+        if before != now:
             raise UserError(
-                f"{run} was taught by {named(metrics.get('teacher'))}, and {record} by {named(before)}: train by that "
+                f"{run} was taught by {told_teacher(now)}, and {record} by {told_teacher(before)}: train by that "
                 "teacher, or take the records of the other one away first"
             )
-
-
-def named(teacher: dict[str, Any] | None) -> str:
-    """A `Teacher.identity` in a message."""
-    return f"{teacher['model']} {teacher['sha256'][:12]}..." if teacher else "none"
 
 
 def read_records(results: Path) -> dict[str, list[dict[str, Any]]]:

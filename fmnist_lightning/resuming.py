@@ -15,6 +15,7 @@ from fmnist_lightning.runs import (
     find_resumed,
     new_run,
     resume_command,
+    told_teacher,
     write_config,
 )
 
@@ -91,11 +92,4 @@ def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, 
     """Raise UserError where a run would go on with another teacher than it began with, or learn otherwise from it."""
     if before != now:
         cure = "give the options of its own teacher" if before else "give --teacher null"
-        raise UserError(f"{run} was taught by {named(before)}, and can't go on with {named(now)}: {cure}")
-
-
-def named(teacher: dict[str, Any] | None) -> str:
-    """A `Teacher.identity` in a message."""
-    if teacher is None:
-        return "none"
-    return "{model} {sha256:.12}... (share {share}, temperature {temperature})".format(**teacher)
+        raise UserError(f"{run} was taught by {told_teacher(before)}, and can't go on with {told_teacher(now)}: {cure}")

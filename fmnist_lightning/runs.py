@@ -161,6 +161,13 @@ def check_same_run(run: Path, options: dict[str, Any]) -> None:
         raise UserError(f"{run} can't go on with {found}: give its own options, {resume_command(run)}")
 
 
+def told_teacher(teacher: dict[str, Any] | None) -> str:
+    """A `Teacher.identity`, as checkpoints and metrics have it, in a message."""
+    if teacher is None:
+        return "none"
+    return "{model} {sha256:.12}... (share {share}, temperature {temperature})".format(**teacher)
+
+
 def testing_command(run: Path) -> str:
     """What to type to test a trained run."""
     return f"python scripts/test.py --run {shlex.quote(str(run))}"
