@@ -14,12 +14,12 @@ import lightning as L
 import torch
 from torch.nn import functional as F
 
-from fmnist_lightning.batches import Batches
-from fmnist_lightning.data import Split
-from fmnist_lightning.datamodule import FashionMNISTDataModule
-from fmnist_lightning.devices import resolve_devices
-from fmnist_lightning.models import SeedNet
-from fmnist_lightning.optim import KerasAdam
+from fmnist_lightning.data.batches import Batches
+from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.data.datamodule import FashionMNISTDataModule
+from fmnist_lightning.training.devices import resolve_devices
+from fmnist_lightning.models.nets import SeedNet
+from fmnist_lightning.training.optim import KerasAdam
 
 BATCH_SIZE = 128
 

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from fmnist_lightning.devices import keep_freed_memory
+from fmnist_lightning.training.devices import keep_freed_memory
 
 BATCH_SIZE = 128
 STEPS = -(-54000 // BATCH_SIZE)

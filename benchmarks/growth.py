@@ -7,9 +7,9 @@ It is scripts/train.py's own, with the training set and its validation cut COPIE
 
 import sys
 
-from fmnist_lightning import datamodule
-from fmnist_lightning.data import Split
-from fmnist_lightning.training import train
+from fmnist_lightning.data import datamodule
+from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.training.train import train
 
 
 def main(copies: int, batch_size: int, dataset: str, data_dir: str, log_dir: str, epochs: int) -> None:

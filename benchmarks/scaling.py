@@ -15,9 +15,9 @@ import time
 from typing import Any
 
 from fmnist_lightning.cli import parse
-from fmnist_lightning.launching import launch
+from fmnist_lightning.training.launching import launch
 from fmnist_lightning.ranks import launched
-from fmnist_lightning.training import train, train_with
+from fmnist_lightning.training.train import train, train_with
 
 STEPS_IN_TURN = 20
 WARM_UP = 2 * STEPS_IN_TURN

@@ -15,23 +15,23 @@ def main(until: str, dataset: str, data_dir: str, log_dir: str) -> None:
     if until == "imports":
         import lightning  # noqa: F401
     elif until == "data":
-        import fmnist_lightning.callbacks
-        import fmnist_lightning.module  # noqa: F401
-        from fmnist_lightning.datamodule import FashionMNISTDataModule
+        import fmnist_lightning.training.callbacks
+        import fmnist_lightning.training.module  # noqa: F401
+        from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 
         FashionMNISTDataModule(dataset, data_dir).setup("fit")
     elif until == "test":
-        from fmnist_lightning.evaluation import evaluate
+        from fmnist_lightning.training.evaluate import evaluate
 
         evaluate(log_dir=log_dir)
     else:
-        from fmnist_lightning.training import train
+        from fmnist_lightning.training.train import train
 
         train(dataset=dataset, data_dir=data_dir, log_dir=log_dir)  # type: ignore[arg-type]
 
 
 def end_behind_first_step() -> None:
-    from fmnist_lightning.optim import KerasAdam
+    from fmnist_lightning.training.optim import KerasAdam
 
     step = KerasAdam.step
 

@@ -17,7 +17,7 @@ from bare_loop import BareLoop
 from lightning.pytorch.callbacks import Callback
 
 from fmnist_lightning.cli import parse
-from fmnist_lightning.training import train, train_with
+from fmnist_lightning.training.train import train, train_with
 
 STEPS_IN_TURN = 20
 

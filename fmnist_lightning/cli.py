@@ -1,33 +1,31 @@
-"""From a function to a program: options from its signature and docstring, exit statuses by the project's contract."""
+"""Turn a function into a command: options from a dataclass, exit statuses by the project's contract."""
 
-import inspect
 import json
 import math
 import os
 import signal
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, field, fields
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, auto_parser
+from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import extend_base_type, restricted_number_type
 
-from fmnist_lightning.errors import ReportedError, UserError
-from fmnist_lightning.interrupts import SIGNALS, Interrupted, raise_interrupted
+from fmnist_lightning.errors import SIGNALS, Interrupted, ReportedError, UserError, raise_interrupted
 from fmnist_lightning.ranks import end_with_parent, is_first, is_supervised, launched, leave_last_words
-from fmnist_lightning.runs import CONFIG, find_resumed
+
+Options = TypeVar("Options")
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
-# Options that name a file or folder, or may. A shell replaces no `~` behind `=`, and nothing in a recipe; Lightning and
-# torchvision replace it and `$NAME` in some of the places that take a path, so here it is done for all of them.
-PATH_OPTIONS = (
-    "ckpt", "data_dir", "file", "folder", "log_dir", "keras_python", "output", "pictures", "recipe", "resume", "run",
-    "run_folder", "save_inputs", "space", "study", "teacher", "weights",
-)  # fmt: skip
+
+# The docstring below a dataclass's field is the option's help.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Dataset = Literal["fashion_mnist", "drawn", "auto"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -35,43 +33,45 @@ Strategy = Literal["auto", "ddp"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
 
-def check_rate(_: type, rate: float) -> None:
-    """Raise ValueError for a rate that `models.Dropout` can't give: one random byte decides over one activation."""
-    if not 0 <= rate < 1 or rate * 256 % 1:
-        raise ValueError(f"expected a whole number of 256ths in [0, 1), such as 0.125 or {round(rate * 256) / 256}")
-
-
 def check_mixup_alpha(_: type, alpha: float | str) -> None:
-    """Raise ValueError for one that `augment.mix` can't draw with: torch's beta distribution has 32 bits.
+    """Raise ValueError for an alpha that `augment.mix` can't draw with: torch's beta distribution has 32 bits.
 
-    A quarter of its draws is exactly one half with 0.001, where it should be nearly none; with 1e300 all are nearly 0.
+    With 0.001 a quarter of its draws is exactly one half and should nearly never be; with 1e300 all are nearly 0.
     """
     if not (float(alpha) == 0 or 0.01 <= float(alpha) <= 100):
-        raise ValueError("expected 0, for no mixing, or 0.01 to 100, such as 0.2")
+        raise ValueError("expected 0 for no mixing, or 0.01 to 100, such as 0.2")
 
 
 if TYPE_CHECKING:
+    PositiveFinite = float
     Seed = int
     BatchSize = int
     Shift = int
-    PositiveFinite = float
+    TopK = int
     NonNegativeFinite = float
+    Fraction = float
     MixupAlpha = float
-    Rate = float
-    Share = float
 else:
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
-    BatchSize = restricted_number_type("BatchSize", int, [(">", 0), ("<", 2**31)])  # more than any memory has
-    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 28)])  # by 28 an image is out of sight
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
+    BatchSize = restricted_number_type("BatchSize", int, [(">", 0), ("<", 2**31)])  # more than any memory holds
+    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 28)])  # by 28 an image is out of sight
+    TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 10)])
     NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
-    Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)])
-    Rate = extend_base_type("Rate", float, check_rate)
+    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     MixupAlpha = extend_base_type("MixupAlpha", float, check_mixup_alpha)
 
 
+def path_option(default: Any = MISSING) -> Any:
+    """A field that names a file or folder: `~` and `$NAME` in it are replaced.
+
+    A shell replaces no `~` after `=`, and nothing in a recipe; Lightning and torchvision replace it in some places.
+    """
+    return field(default=default, metadata={"path": True})
+
+
 class Parser(ArgumentParser):
-    """A list that a command can't do without is typed without its name: one word or more, each taken as it is.
+    """A required list is typed without its name: one word or more, each taken as it is.
 
     jsonargparse would ask for YAML in one word, and read a file named `[1]` or `null` as something else.
     """
@@ -82,9 +82,10 @@ class Parser(ArgumentParser):
         return super().add_argument(*names, **kwargs)
 
 
-def run(command: Callable[..., Any]) -> int:
-    """Parse the command line, call `command`, and return the exit status.
+def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
+    """Parse the command line into `options`, call `command` with them, and return the exit status.
 
+    `command` is "package.module:function", which is imported once the options are right, or the function itself.
     0 done; 1 a problem that the printed message explains; 130 and 143 after Ctrl-C and SIGTERM. The parser itself
     exits with 2 for wrong options.
     """
@@ -93,7 +94,13 @@ def run(command: Callable[..., Any]) -> int:
     try:
         if launched():
             end_with_parent()
-        command(**parse(command, sys.argv[1:]))
+        parse_options = getattr(options, "parse", None) or (lambda arguments: parse(options, arguments))
+        parsed = parse_options(sys.argv[1:])
+        if isinstance(command, str):
+            module, _, name = command.partition(":")
+            getattr(import_module(module), name)(parsed)
+        else:
+            command(parsed)
     except Interrupted as interruption:
         # Whoever started this process with others may have ended it because of one of them, and says so itself.
         if is_first() and (interruption.advice or not is_supervised()):
@@ -108,63 +115,64 @@ def run(command: Callable[..., Any]) -> int:
     return 0
 
 
-def parse(command: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
-    """The options of `command` as plain values; exits with 2 where they are wrong, with 0 after `--help`.
-
-    Where a run is to go on and no `--config` is given, the run's own options hold. Raises UserError where there is
-    no such run.
-    """
-    parser = auto_parser(command, as_positional=True, parser_class=Parser)
-    arguments = complete_flags(command, arguments)
-    options = plain_options(parser, arguments)
-    if options.get("resume"):
-        run, checkpoint = find_resumed(options["resume"], Path(options["log_dir"]))
-        # Found once: the config may name another log folder, and another run may be the last a moment later.
-        found = checkpoint if options["resume"].endswith(".ckpt") else run
-        config = [] if options["config"] else [f"--config={run / CONFIG}"]
-        options = plain_options(parser, [*config, *arguments, f"--resume={found}"])
-    return {name: value for name, value in options.items() if name != "config"}
+def build_parser(options: type[Any], *, exit_on_error: bool = True) -> ArgumentParser:
+    """A parser of the fields of a dataclass, flat, with `--config`."""
+    parser = Parser(description=options.__doc__, exit_on_error=exit_on_error)
+    parser.add_argument("--config", action="config", help="A YAML file of these options.")
+    parser.add_class_arguments(options, as_group=False, as_positional=True)
+    return parser
 
 
-def plain_options(parser: ArgumentParser, arguments: list[str]) -> dict[str, Any]:
-    """The options that `parser` finds, as values that YAML and a safe checkpoint can hold, paths in full."""
+def parse(options: type[Options], arguments: Sequence[str]) -> Options:
+    """The options on a command line; exits with 2 if one is wrong, with 0 after `--help`."""
+    parser = build_parser(options)
     try:
-        options = parser.parse_args(arguments).as_dict()
-        paths = {name: in_full(options[name]) for name in PATH_OPTIONS if isinstance(options.get(name), str)}
+        values = parser.parse_args(with_flags_completed(options, arguments)).as_dict()
+        return typed(options, values)
     except (UnicodeError, RecursionError) as error:
         parser.error(f"an option or a file of options can't be read; expected UTF-8 text: {error}")
-    # jsonargparse's restricted numbers are classes of their own.
-    values = {name: json.loads(json.dumps(value)) for name, value in options.items() if name != "config"}
-    return {"config": options.get("config"), **values, **paths}
 
 
-def checked_options(command: Callable[..., Any], values: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Values of options of `command` as it would have them. Raises UserError where it would not take one.
+def parse_values(options: type[Options], values: dict[str, Any], source: str | Path) -> Options:
+    """Options from a mapping, such as the content of `source`, a file.
 
-    `source` is the file that they were read from.
+    Raises UserError that names `source` if an option is unknown or ill-typed.
     """
-    parser = auto_parser(command, parser_class=Parser, exit_on_error=False)
+    parser = build_parser(options, exit_on_error=False)
     try:
-        options = parser.parse_object(values).as_dict()
-    except ArgumentError as error:
-        raise UserError(f"{source} was edited, or is another program's: {' '.join(str(error).split())}") from error
-    return {name: json.loads(json.dumps(options[name])) for name in values}
+        return typed(options, parser.parse_object(values).as_dict())
+    except (ArgumentError, TypeError) as error:
+        raise UserError(f"cannot use {source}: {' '.join(str(error).split())}") from error
 
 
-def in_full(path: str) -> str:
-    """With `~` and `$NAME` replaced. Raises UnicodeError where no YAML file can hold it."""
-    path.encode()
-    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises where no such user is)
+def typed(options: type[Options], values: dict[str, Any]) -> Options:
+    """The dataclass with plain Python values: jsonargparse's restricted numbers are classes of their own.
 
-
-def complete_flags(command: Callable[..., Any], arguments: list[str]) -> list[str]:
-    """`--flag` alone means `--flag true`, which jsonargparse asks for in full.
-
-    Where a command takes words without a name, only a truth value behind a flag belongs to it.
+    Raises UnicodeError for text that no YAML file can hold.
     """
-    parameters = inspect.signature(command).parameters.values()
-    flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
-    takes_words = any(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+    plain: dict[str, Any] = {}
+    for one in fields(options):  # type: ignore[arg-type]
+        value = json.loads(json.dumps(values[one.name]))
+        if isinstance(value, str):
+            value.encode()
+            value = expand_path(value) if one.metadata.get("path") else value
+        plain[one.name] = tuple(value) if isinstance(one.default, tuple) else value
+    return options(**plain)
+
+
+def expand_path(path: str) -> str:
+    """Replace `~` and `$NAME`."""
+    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises if there is no such user)
+
+
+def with_flags_completed(options: type[Any], arguments: Sequence[str]) -> list[str]:
+    """`--flag` alone means `--flag true`, which jsonargparse wants in full.
+
+    If a command takes words without a name, only a truth value after a flag belongs to the flag.
+    """
+    hints = get_type_hints(options)
+    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    takes_words = any(hint == list[str] for hint in hints.values())
     return [
         f"{argument}=true"
         if argument in flags and (after.startswith("-") or (takes_words and after.lower() not in ("true", "false")))
@@ -174,12 +182,12 @@ def complete_flags(command: Callable[..., Any], arguments: list[str]) -> list[st
 
 
 def require(packages: Sequence[str], purpose: str, extra: str) -> None:
-    """Raise UserError where a package of one of the project's extras is not installed."""
+    """Raise UserError if a package of one of the project's extras is not installed."""
     try:
         for package in packages:
             import_module(package)
     except ImportError as error:
         raise UserError(
-            f"{purpose} needs packages that are not all here ({error}): in the project's folder, "
+            f"{purpose} needs packages that are not installed ({error}): in the project's folder, "
             f"pip install --editable '.[{extra}]'"
         ) from error

@@ -9,26 +9,24 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from fmnist_lightning.layers import NUM_CLASSES
-
 METRIC_NAMES = ("accuracy", "precision", "recall", "f1", "auroc")
 # In per cent, on the test set, as Fashion-MNIST-CNN-Dropout reports them.
 ORIGINAL = {"accuracy": 91.39, "precision": 91.53, "recall": 91.39, "f1": 91.43, "auroc": 99.48}
 Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 
 
-def build_metrics(prefix: str) -> MetricCollection:
+def build_metrics(num_classes: int, prefix: str) -> MetricCollection:
     """Accuracy over all images; macro averages of precision, recall and F1; macro one-vs-rest AUC, exact.
 
-    Takes probabilities (B, 10) and labels (B,), those of all processes: metrics exchange nothing by themselves. Names
+    Takes probabilities (B, num_classes) and labels (B,), those of all processes: metrics exchange nothing by themselves. Names
     are `prefix` + one of METRIC_NAMES.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(NUM_CLASSES, average="micro", sync_on_compute=False),
-        "precision": MulticlassPrecision(NUM_CLASSES, average="macro", sync_on_compute=False),
-        "recall": MulticlassRecall(NUM_CLASSES, average="macro", sync_on_compute=False),
-        "f1": MulticlassF1Score(NUM_CLASSES, average="macro", sync_on_compute=False),
-        "auroc": MulticlassAUROC(NUM_CLASSES, average="macro", thresholds=None, sync_on_compute=False),
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False),
+        "precision": MulticlassPrecision(num_classes, average="macro", sync_on_compute=False),
+        "recall": MulticlassRecall(num_classes, average="macro", sync_on_compute=False),
+        "f1": MulticlassF1Score(num_classes, average="macro", sync_on_compute=False),
+        "auroc": MulticlassAUROC(num_classes, average="macro", thresholds=None, sync_on_compute=False),
     }
     return MetricCollection(metrics, prefix=prefix)
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.comparison import compare
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import CompareOptions
 
 if __name__ == "__main__":
-    sys.exit(run(compare))
+    sys.exit(main(CompareOptions, "fmnist_lightning.report.compare:compare"))

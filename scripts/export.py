@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.exporting import export
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import ExportOptions
 
 if __name__ == "__main__":
-    sys.exit(run(export))
+    sys.exit(main(ExportOptions, "fmnist_lightning.models.export:export"))

@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.joining import join
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import JoinOptions
 
 if __name__ == "__main__":
-    sys.exit(run(join))
+    sys.exit(main(JoinOptions, "fmnist_lightning.predict.joining:join"))

@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.prediction import predict
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import PredictOptions
 
 if __name__ == "__main__":
-    sys.exit(run(predict))
+    sys.exit(main(PredictOptions, "fmnist_lightning.predict.predict:predict"))

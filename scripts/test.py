@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.evaluation import evaluate
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import TestOptions
 
 if __name__ == "__main__":
-    sys.exit(run(evaluate))
+    sys.exit(main(TestOptions, "fmnist_lightning.training.evaluate:evaluate"))

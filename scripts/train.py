@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.training import train
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import TrainOptions
 
 if __name__ == "__main__":
-    sys.exit(run(train))
+    sys.exit(main(TrainOptions, "fmnist_lightning.training.train:train"))

@@ -2,8 +2,8 @@
 
 import sys
 
-from fmnist_lightning.cli import run
-from fmnist_lightning.tuning import tune
+from fmnist_lightning.cli import main
+from fmnist_lightning.runs.options import TuneOptions
 
 if __name__ == "__main__":
-    sys.exit(run(tune))
+    sys.exit(main(TuneOptions, "fmnist_lightning.tune.tune:tune"))

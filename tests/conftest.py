@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -22,12 +22,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = os.devnull
 
-from fmnist_lightning import cli, download, drawn
-from fmnist_lightning.checkpoint import AtomicCheckpointIO
-from fmnist_lightning.data import FILES, FileSpec
-from fmnist_lightning.pictures import Pictures
-from fmnist_lightning.runs import numbered_runs
-from fmnist_lightning.training import train
+from fmnist_lightning import cli
+from fmnist_lightning.data import download, drawn
+from fmnist_lightning.data.fashion_mnist import FILES, FileSpec
+from fmnist_lightning.errors import SIGNALS
+from fmnist_lightning.report.tensorboard import Pictures
+from fmnist_lightning.runs.folders import numbered_runs
+from fmnist_lightning.training.resume import AtomicCheckpointIO
+from fmnist_lightning.training.train import train
 
 Program = Callable[..., tuple[int, str]]
 TINY = {"train": 120, "t10k": 40}  # images in the tiny sets
@@ -191,15 +193,20 @@ def run_command(monkeypatch: pytest.MonkeyPatch, command: Callable[..., object],
     """The exit status of a script's function."""
     monkeypatch.setattr("sys.argv", [command.__name__, *map(str, arguments)])
     try:
-        return cli.run(command)
+        return cli.main(options_of(command), command)
     except SystemExit as leaving:
         return int(leaving.code or 0)
+
+
+def options_of(command: Callable[..., object]) -> type[Any]:
+    """The dataclass of a command's options."""
+    return next(iter(get_type_hints(command).values()))
 
 
 @contextlib.contextmanager
 def own_signals() -> Iterator[None]:
     """Put pytest's answers to signals back at the end."""
-    handlers = {number: signal.getsignal(number) for number in cli.SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -214,7 +221,7 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pictures, "draw_validation", lambda *_: None)
-    monkeypatch.setattr("fmnist_lightning.report.write_report", lambda *_: None)
+    monkeypatch.setattr("fmnist_lightning.training.evaluate.write_report", lambda *_: None)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from fmnist_lightning import cli, drawn
-from fmnist_lightning.pictures import Pictures
+from fmnist_lightning import cli
+from fmnist_lightning.data import drawn
+from fmnist_lightning.report.tensorboard import Pictures
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120  # until a test gives up
@@ -24,7 +25,7 @@ LIMITS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 # Forks of a process that has imported all: a rank starts in a tenth of a second.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training", "fmnist_lightning.outputs"])
+CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training.train", "fmnist_lightning.training.outputs"])
 
 
 def free_port() -> int:

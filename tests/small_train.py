@@ -11,18 +11,19 @@ from pathlib import Path
 
 from several import FEW
 
-from fmnist_lightning import drawn, ranks
+from fmnist_lightning import ranks
 from fmnist_lightning.cli import run
+from fmnist_lightning.data import drawn
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.training import train
+from fmnist_lightning.training.train import train
 
 FAILING, WAITING = "TEST_FAILING_RANK", "TEST_WAITING_RANK"
 WAITS = Path("waits")  # there while the rank waits
 
 
 def prepare() -> None:
-    from fmnist_lightning.module import Classifier
-    from fmnist_lightning.pictures import Pictures
+    from fmnist_lightning.report.tensorboard import Pictures
+    from fmnist_lightning.training.module import Classifier
 
     drawn.PER_CLASS.update(FEW)
     Pictures.draw_validation = lambda *_: None  # type: ignore[method-assign]

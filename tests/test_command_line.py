@@ -13,11 +13,11 @@ import torch
 from conftest import NOWHERE, Program, use_mirrors
 
 from fmnist_lightning.cli import complete_flags, parse
-from fmnist_lightning.data import FILES
-from fmnist_lightning.evaluation import evaluate
-from fmnist_lightning.runs import write_config
-from fmnist_lightning.training import train
-from fmnist_lightning.tuning import tune
+from fmnist_lightning.data.fashion_mnist import FILES
+from fmnist_lightning.runs.folders import write_config
+from fmnist_lightning.training.evaluate import evaluate
+from fmnist_lightning.training.train import train
+from fmnist_lightning.tune.tune import tune
 
 ROOT = Path(__file__).parent.parent
 DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")

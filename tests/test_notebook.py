@@ -11,7 +11,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from fmnist_lightning.console import LABELS
+from fmnist_lightning.report.console import LABELS
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "fashion_mnist_cnn_with_dropout.ipynb"
 FIGURE_CELLS = ("images", "curves", "confusion", "roc")
@@ -95,7 +95,7 @@ def test_the_notebook_runs_top_to_bottom_on_drawn_garments(
     folder = tmp_path / "project" / "notebooks"
     folder.mkdir(parents=True)
     parameters = """
-from fmnist_lightning import drawn
+from fmnist_lightning.data import drawn
 
 drawn.PER_CLASS.update(train=60, test=20)
 EPOCHS, DATASET = 2, "drawn"

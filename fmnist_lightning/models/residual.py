@@ -1,0 +1,87 @@
+"""Small residual nets, plain `nn.Module`s as those of models.py. LOG.md has what each part is worth."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fmnist_lightning.models.layers import NUM_CLASSES, Dropout, scale_images
+
+# Mean and standard deviation of the training set's pixels, in 0..1; tests/test_residual.py computes them.
+PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
+
+
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """Without a bias, which the batch norm behind it would take away again."""
+    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+
+
+class Block(nn.Module):
+    """Two convolutions and a way round them, which lets gradients reach early layers unchanged.
+
+    Source: He et al. (2015), https://arxiv.org/abs/1512.03385. Where the size is halved, the way round averages instead
+    of leaving pixels out (ResNet-D, He et al. 2018, https://arxiv.org/abs/1812.01187).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        last_norm = nn.BatchNorm2d(outputs)
+        nn.init.zeros_(last_norm.weight)  # a block starts as its way round, so a deep net as a shallow one
+        self.body = nn.Sequential(
+            convolution(inputs, outputs, 3, stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            convolution(outputs, outputs, 3),
+            last_norm,
+        )
+        shortcut: list[nn.Module] = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
+        if inputs != outputs:
+            shortcut += [convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+        return F.relu(self.shortcut(features) + self.body(features))
+
+
+class ResidualNet(nn.Module):
+    """Convolutions, stages of blocks, the mean over all positions, one dense layer.
+
+    `stem` has the channels of the first convolutions, the last of which has `stem_stride`: with 2 it halves the size,
+    and what follows is a quarter of the work. `widths` and `depths` are channels and blocks of the stages, each of
+    which but the first halves the size again. `dropout` has the rates behind the last of them.
+    """
+
+    def __init__(
+        self,
+        dropout: Sequence[float],
+        stem: Sequence[int],
+        widths: Sequence[int],
+        depths: Sequence[int],
+        stem_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        channels = 1
+        layers: list[nn.Module] = []
+        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one 28 / stem_stride
+            stride = stem_stride if number == len(stem) else 1
+            layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+            channels = outputs
+        rates = [0.0] * (len(widths) - len(dropout)) + [*dropout]
+        for stage, (outputs, depth, rate) in enumerate(zip(widths, depths, rates, strict=True)):
+            for number in range(depth):
+                layers.append(Block(channels, outputs, 2 if stage and not number else 1))
+                channels = outputs
+            layers.append(Dropout(rate))  # (B, C, H, H), H halved, rounded up, by each stage but the first
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, NUM_CLASSES)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
+        scaled = (scale_images(images, self.classifier.weight.dtype) - PIXEL_MEAN) / PIXEL_STD
+        return self.classifier(self.features(scaled).mean(dim=(2, 3)))

@@ -1,0 +1,29 @@
+"""Test-time augmentation: a net asked twice, about an image and its mirror image."""
+
+import math
+import sys
+
+import torch
+from torch import Tensor, nn
+
+
+def warn_if_trained_without_flip(flip: bool) -> None:
+    """Warn about a model that never saw a mirror image: a boot that points right, for example."""
+    if not flip:
+        print("WARNING: this model was trained without --flip, so --tta can make it worse", file=sys.stderr)
+
+
+class MirrorAveraged(nn.Module):
+    """A net's mean probabilities over an image and its mirror image, as logits: the logarithms of those means.
+
+    Outside the net, whose `forward` means the same in training and test. It costs twice the arithmetic.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 1, 28, 28), as the net takes them, to logits (B, 10)."""
+        both = torch.stack([self.net(images), self.net(images.flip(-1))])  # (2, B, 10)
+        return both.float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(2)

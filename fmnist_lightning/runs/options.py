@@ -1,0 +1,381 @@
+"""The options of every command: one typed definition for the command line, recipes, config.yaml and the search.
+
+It imports no torch, so that `--help` answers at once. The first classes group the options of a training by purpose; on
+the command line and in files all options are flat.
+"""
+
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from jsonargparse.typing import PositiveInt
+
+from fmnist_lightning.cli import (
+    DATA_DIR,
+    LOG_DIR,
+    Accelerator,
+    BatchSize,
+    Dataset,
+    Fraction,
+    MixupAlpha,
+    NonNegativeFinite,
+    PositiveFinite,
+    Precision,
+    Seed,
+    Shift,
+    Strategy,
+    TopK,
+    parse,
+    parse_values,
+    path_option,
+)
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs.folders import CONFIG, find_resumed, read_config, resume_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where a training computes, and how."""
+
+    accelerator: Accelerator = "auto"
+    """Where to compute."""
+    devices: int | str = 1
+    """Number of devices of this machine, or which ones, as Lightning names them. Each gets a process."""
+    num_nodes: PositiveInt = 1
+    """Number of machines that train together; docs/scale.md says how to start them."""
+    strategy: Strategy = "auto"
+    """ddp runs a process for each device, which exchange gradients; auto does so if there are several."""
+    precision: Precision = "auto"
+    """Precision, as Lightning names it; auto is the fastest one that was measured on such a device, else 32-true."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleOptions:
+    """The model and how it is trained: the arguments of `Classifier`."""
+
+    model: Literal["seed", "notebook", "compact", "fine", "advanced"] = "seed"
+    """seed is the original's model; notebook, the larger one that printed the original's results; compact and fine,
+    residual models of less than 250,000 parameters; advanced, one of less than 1,300,000."""
+    dropout: tuple[Fraction, Fraction, Fraction] = (0.25, 0.25, 0.5)
+    """Dropout rates after the first and the second pooling and after the dense layer; for the residual models, after
+    each of their last three stages."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """adam is Keras's Adam; muon is Muon for the weights of hidden layers and Keras's Adam for the rest."""
+    lr: PositiveFinite = 1e-3
+    """Learning rate; the highest one of one_cycle."""
+    weight_decay: NonNegativeFinite = 0.0
+    """Decoupled weight decay, as in AdamW."""
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    """Schedule of the learning rate: constant; one_cycle, up and then down to nearly zero over the whole training."""
+    label_smoothing: Fraction = 0.0
+    """Label smoothing of the loss that is trained, not of the loss that is logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """How training images are changed."""
+
+    flip: bool = False
+    """Flip half of the training images left to right, other ones each time."""
+    shift: Shift = 0
+    """Move each training image by up to this many pixels on each axis."""
+    erase: Fraction = 0.0
+    """Share of the training images in which a rectangle is blackened."""
+    mixup: MixupAlpha = 0.0
+    """Alpha of mixup: blend each training image and its label with another one of the batch; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images a training has, in which batches."""
+
+    dataset: Dataset = "fashion_mnist"
+    """fashion_mnist; drawn, a synthetic stand-in that needs no file; auto, the first of the two that is available."""
+    data_dir: str = path_option(DATA_DIR)
+    """Folder with torchvision's layout or with the four files, packed or not. Missing files are downloaded into it.
+    The environment variable FMNIST_DATA_DIR sets the default."""
+    batch_size: BatchSize = 128
+    """Images in a step, over all devices; each device takes its shard of the same batch."""
+    val_fraction: Fraction = 0.1
+    """Share of the training set, balanced by class, that is held out for validation. With 0, for a recipe whose length
+    is settled, the training uses all images and there is no validation."""
+    seed: Seed = 0
+    """Seed of the weights, the order of images, dropout and augmentation. The validation split does not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOptions):
+    """Train on Fashion-MNIST, then test a checkpoint and print its metrics next to the original's."""
+
+    max_epochs: PositiveInt = 40
+    """Passes over the training set."""
+    teacher: str | None = path_option(None)
+    """Also learn from the outputs of a trained model for each augmented image: packaged, a run folder, last for the
+    newest run, a checkpoint, or a .safetensors file. If it was trained on the validation images, val/accuracy is too
+    high."""
+    teacher_share: Fraction = 0.9
+    """Share of the teacher in the loss; the labels have the rest."""
+    temperature: PositiveFinite = 4.0
+    """Softens the probabilities of teacher and student before they are compared, if it is above 1."""
+    ema: Fraction = 0.0
+    """Decay of an exponential moving average of the weights, which is validated, saved and tested; 0 for none."""
+    patience: PositiveInt | None = None
+    """Stop after this many epochs without a better val/accuracy."""
+    checkpoint_every_minutes: PositiveFinite | None = None
+    """Also save in the middle of epochs, this often. Each epoch is saved at its end anyway."""
+    test: bool = True
+    """Test a checkpoint at the end. False while you choose a recipe, so that the test set chooses nothing."""
+    ckpt: Literal["best", "last"] = "best"
+    """The checkpoint that is tested: best, the one with the highest val/accuracy, or last."""
+    log_dir: str = path_option(LOG_DIR)
+    """Folder of the run folders version_N."""
+    resume: str | None = path_option(None)
+    """Run folder to resume, last for the newest, or a checkpoint in one. The run's own options hold, except for those
+    given here: a longer training and another device are possible, another data set or model is not."""
+    fast_dev_run: bool = False
+    """Run one batch of training, validation and test, to see that everything works. Makes no run folder."""
+
+    # What a resumed run can't change.
+    FIXED: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def parse(cls, arguments: list[str]) -> "TrainOptions":
+        """The options on a command line. With `--resume` and without `--config`, those of the run hold where none is given.
+
+        Raises UserError if there is no such run; exits with 2 if an option is wrong.
+        """
+        options = parse(cls, arguments)
+        if not options.resume:
+            return options
+        run, checkpoint = find_resumed(options.resume, Path(options.log_dir))
+        # Found once: the config may name another log folder, and another run may be the last one a moment later.
+        found = checkpoint if options.resume.endswith(".ckpt") else run
+        has_config = any(argument.partition("=")[0] == "--config" for argument in arguments)
+        config = [] if has_config else [f"--config={run / CONFIG}"]
+        return parse(cls, [*config, *arguments, f"--resume={found}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOptions:
+    """Test a trained run: print its metrics next to the original's; write metrics.json, predictions.npz, report.html."""
+
+    __test__: ClassVar[bool] = False  # for pytest: no class of tests
+
+    run: str = path_option("last")
+    """Run folder, or last for the newest in the log folder."""
+    ckpt: str | None = path_option(None)
+    """best, last, or the path of a checkpoint file, if not the one that the run tests."""
+    data_dir: str | None = path_option(None)
+    """Folder of the data, if not where the run found it."""
+    batch_size: PositiveInt | None = None
+    """Images in a step, if not the run's. The metrics don't depend on it."""
+    accelerator: Accelerator = "auto"
+    """Where to compute."""
+    devices: int | str = 1
+    """Number of devices of this machine, or which ones, as Lightning names them. The metrics don't depend on it."""
+    num_nodes: PositiveInt = 1
+    """Number of machines that test together; docs/scale.md says how to start them."""
+    strategy: Strategy = "auto"
+    """ddp runs a process for each device; auto does so if there are several."""
+    precision: Precision | None = None
+    """Precision, if not the run's."""
+    tta: bool = False
+    """Test-time augmentation: average over each image and its mirror image. metrics.json and the report say so. For
+    models that were trained with --flip."""
+    log_dir: str = path_option(LOG_DIR)
+    """Folder of the run folders version_N."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Classify pictures. One that can't be read is reported, the rest is classified, and the exit status is then 1."""
+
+    images: list[str]
+    """Pictures, folders of them, patterns such as "shop/**/*.jpg", IDX files, or - for standard input."""
+    _: KW_ONLY
+    weights: str = path_option("packaged")
+    """packaged, the weights that come with the package; last, the newest run in the log folder; a run folder, whose
+    tested checkpoint is taken; a .ckpt or a .safetensors file."""
+    format: Literal["table", "json", "csv"] = "table"
+    """table to read; json, one object per line; csv, with a header."""
+    top_k: TopK = 1
+    """Number of classes to print for each picture, the most probable first."""
+    batch_size: PositiveInt = 256
+    """Pictures in a step. The results don't depend on it."""
+    invert: Literal["auto", "always", "never"] = "auto"
+    """The model expects light garments on a dark background. auto inverts pictures with bright corners; always; never."""
+    save_inputs: str | None = path_option(None)
+    """Folder to write the 28 x 28 pixels to that the model sees, one numbered PNG file each."""
+    tta: bool = False
+    """Test-time augmentation: average over each picture and its mirror image. For models trained with --flip."""
+    output: str | None = path_option(None)
+    """Folder to write rows into, one file per process, instead of standard output. After a kill, the same command
+    resumes; scripts/join.py makes one file of them. Needs --format json or csv."""
+    devices: PositiveInt = 1
+    """With --output, the number of processes that share the pictures, each on its own GPU if there are GPUs."""
+    shard: str | None = None
+    """With --output, the shard of the pictures that this process does, such as 2/3, unless torchrun, srun or --devices
+    says it."""
+    accelerator: Accelerator = "auto"
+    """Where to compute."""
+    log_dir: str = path_option(LOG_DIR)
+    """Folder of the run folders version_N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions:
+    """Join the parts that scripts/predict.py --output wrote into one file, in the order of the list."""
+
+    folder: str = path_option()
+    """The folder that --output named."""
+    file: str = path_option()
+    """File to write. It appears when every part was complete."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare tested runs on one data set: metrics, classes, most confused pairs, calibration and common mistakes."""
+
+    runs: list[str]
+    """Two run folders or more, the baseline first."""
+    _: KW_ONLY
+    pictures: str | None = path_option(None)
+    """PNG file for the images that every run gets wrong, the most confident mistakes first."""
+    data_dir: str | None = path_option(None)
+    """Folder of the data for the pictures, if not where the first run found it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a trained model for other programs, and verify the file on the full test set before it is written.
+
+    ONNX and pt2 take uint8 images (batch, 1, 28, 28) of any number and return probabilities (batch, 10); scaling and
+    softmax are inside. Safetensors holds the weights.
+    """
+
+    run: str = path_option("last")
+    """Run folder, last for the newest in the log folder, packaged for the model that comes with this package, or a
+    .ckpt or .safetensors file."""
+    ckpt: str | None = path_option(None)
+    """best, last, or the path of a checkpoint file of the run, if not the one that it tests."""
+    format: Literal["onnx", "pt2", "safetensors"] = "onnx"
+    """onnx, for onnxruntime and others; pt2, for torch.export.load; safetensors, weights alone."""
+    output: str | None = path_option(None)
+    """File to write, if not export/MODEL.FORMAT in the run folder, or MODEL.FORMAT here if there is no run."""
+    data_dir: str | None = path_option(None)
+    """Folder of the data to verify it on, if not where the run found it."""
+    batch_size: PositiveInt = 500
+    """Images in a step of the verification."""
+    log_dir: str = path_option(LOG_DIR)
+    """Folder of the run folders version_N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Search for better options of a recipe, on the validation split alone, and write the best ones as a recipe.
+
+    Each trial is a training with other options. Its score is the val/accuracy of the checkpoint that a test would take;
+    the test set is not read. The first trial is the recipe itself, if the space contains it, so that the best trial is
+    no worse. After a stop or a kill, the same command resumes. Started several times at once, it shares the work. Needs
+    Optuna: pip install --editable '.[tune]'.
+    """
+
+    recipe: str = path_option("recipes/fast.yaml")
+    """The recipe whose options are searched. Its seed is the seed of every trial."""
+    space: str = path_option("recipes/search/tuned.yaml")
+    """Which options to search, and between which values: a YAML file such as recipes/search/tuned.yaml."""
+    trials: PositiveInt = 50
+    """Number of completed, pruned and failed trials in the study, those of earlier and of other processes included."""
+    study: str = path_option(f"{LOG_DIR}/study")
+    """Folder of the search: its database, a run folder for each trial, best.yaml and plots."""
+    storage: str | None = None
+    """URL of a database, instead of SQLite in the study folder, for machines that share the study of this name. $NAME
+    in it is replaced by an environment variable, such as a password."""
+    prune: bool = True
+    """Stop a trial that is worse than the median of the completed ones, after half of its epochs and once five are
+    completed. No trial is stopped if the space has max_epochs."""
+    sampler_seed: Seed = 0
+    """Seed of the sampler, combined with the number of the trial."""
+    dataset: Dataset | None = None
+    """fashion_mnist; drawn; auto, the first of the two that is available; if not the recipe's."""
+    data_dir: str | None = path_option(None)
+    """Folder of the data, if not the recipe's."""
+    val_fraction: Fraction | None = None
+    """Share of the training set that is held out for validation, if not the recipe's."""
+    accelerator: Accelerator | None = None
+    """Where to compute, if not where the recipe says."""
+    devices: int | str | None = None
+    """Which device, as Lightning names it, if not the recipe's."""
+    precision: Precision | None = None
+    """Precision, if not the recipe's."""
+
+
+def names(group: type[Any]) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(group))
+
+
+def values_of(options: Any, group: type[Any]) -> dict[str, Any]:
+    """Those of the options that are fields of `group`, by name."""
+    return {name: getattr(options, name) for name in names(group)}
+
+
+TrainOptions.FIXED = (
+    *("dataset", "val_fraction", "batch_size"),
+    *names(AugmentationOptions),
+    *names(ModuleOptions),
+    *("ema", "seed", "precision"),
+)
+# Without these a config.yaml does not say which model was trained on what.
+REQUIRED = (*names(DataOptions), *names(ModuleOptions), "precision")
+
+
+def read_options(run: Path) -> TrainOptions:
+    """The options in the config.yaml of a run; an option that is newer than the run has its default.
+
+    Raises UserError if the file is damaged, lacks one of REQUIRED, or holds a value that a training does not take.
+    """
+    config = read_config(run, required=REQUIRED)
+    known = {name: config[name] for name in names(TrainOptions) if name in config}
+    options = parse_values(TrainOptions, known, run / CONFIG)
+    if options.dataset == "auto":
+        raise UserError(
+            f"cannot use {run / CONFIG}: dataset is auto (expected the data set that the run was trained on)"
+        )
+    return options
+
+
+def check_same_run(run: Path, options: TrainOptions) -> None:
+    """Raise UserError if `options` would make a resumed run a different one."""
+    before = read_options(run)
+    # A schedule over the whole training is a different one over a longer training.
+    fixed = options.FIXED if options.schedule == "constant" else (*options.FIXED, "max_epochs")
+    if changed := [name for name in fixed if getattr(options, name) != getattr(before, name)]:
+        found = ", ".join(f"{name} {getattr(options, name)} instead of {getattr(before, name)}" for name in changed)
+        raise UserError(f"cannot resume {run} with {found}: give its own options, {resume_command(run)}")
+
+
+def as_yaml(options: TrainOptions) -> dict[str, Any]:
+    """Plain values, as config.yaml and recipes hold them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
+
+
+def recipe_values(recipe: Path) -> dict[str, Any]:
+    """The options that a recipe names. Raises UserError if --recipe names no file of options."""
+    hint = "name a recipe such as those in recipes/"
+    try:
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --recipe {recipe}: {getattr(error, 'strerror', error)} ({hint})") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"cannot use --recipe {recipe}: it holds no `name: value` lines ({hint})")
+    return content
+
+
+def read_recipe(recipe: Path) -> TrainOptions:
+    """All options of a training by a recipe.
+
+    Raises UserError if it is no file of options; exits with 2 if one of them is wrong.
+    """
+    recipe_values(recipe)
+    return TrainOptions.parse([f"--config={recipe}"])

@@ -1,0 +1,179 @@
+"""The test loop: a checkpoint's metrics and predictions on the full test set, and the command that runs it alone."""
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from fmnist_lightning.data.datamodule import SPLIT_SEED, FashionMNISTDataModule
+from fmnist_lightning.errors import UserError, advising
+from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
+from fmnist_lightning.models.tta import MirrorAveraged, warn_if_trained_without_flip
+from fmnist_lightning.report.analysis import confusion_matrix
+from fmnist_lightning.report.console import quiet, result_table
+from fmnist_lightning.report.page import write_report
+from fmnist_lightning.runs.checkpoints import TrainingRecord, load_weights, read_checkpoint, training_record
+from fmnist_lightning.runs.environment import environment
+from fmnist_lightning.runs.files import sweep
+from fmnist_lightning.runs.folders import (
+    CHECKPOINTS,
+    LAST,
+    METRICS,
+    PREDICTIONS,
+    REPORT,
+    REPORT_PICTURES,
+    alone_testing,
+    explaining_faults,
+    find_checkpoint,
+    find_run,
+    testing_command,
+    write_metrics,
+)
+from fmnist_lightning.runs.options import DataOptions, DeviceOptions, TestOptions, TrainOptions, read_options, values_of
+from fmnist_lightning.training.callbacks import Predictions
+from fmnist_lightning.training.devices import Devices, resolve_devices
+from fmnist_lightning.training.distributed import joined, told
+from fmnist_lightning.training.launching import launch, processes_to_launch
+from fmnist_lightning.training.module import Answers, Classifier, build_classifier
+from fmnist_lightning.training.resume import OwnSignals
+
+
+def evaluate(options: TestOptions) -> None:
+    """Test a trained run. Raises UserError if it can't be tested."""
+    run = find_run(options.run, Path(options.log_dir))
+    if processes := processes_to_launch(options.accelerator, options.devices, options.num_nodes, options.strategy):
+        launch(processes, num_nodes=options.num_nodes, extra=[f"--run={run}"])
+        return
+    trained = read_options(run)
+    given = {
+        name: getattr(options, name)
+        for name in ("data_dir", "batch_size", "precision", "accelerator", "devices", "num_nodes", "strategy")
+        if getattr(options, name) is not None
+    }
+    trained = replace(trained, **given)
+    quiet()
+    devices = resolve_devices(**values_of(trained, DeviceOptions))
+    command = testing_command(run)
+    with joined(devices.fabric), explaining_faults(run, command), advising(f"to test it: {command}"):
+        test_run(run, replace(trained, precision=devices.precision), devices, options.ckpt, tta=options.tta)
+
+
+def test_run(run: Path, options: TrainOptions, devices: Devices, ckpt: str | None, *, tta: bool) -> None:
+    """A test in this process, one of those that have joined."""
+    datamodule = FashionMNISTDataModule(**values_of(options, DataOptions))
+    module = build_classifier(options)
+    trainer = L.Trainer(
+        **devices.trainer,
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[Predictions(run / PREDICTIONS, options.dataset), OwnSignals()],
+    )
+    run_test_loop(trainer, module, datamodule, run, ckpt, tta=tta)
+
+
+def run_test_loop(
+    trainer: L.Trainer,
+    module: Classifier,
+    datamodule: FashionMNISTDataModule,
+    run: Path,
+    ckpt: str | None = None,
+    *,
+    tta: bool = False,
+) -> None:
+    """Test a checkpoint's weights on the full test set: metrics.json, table, report, all written by rank 0.
+
+    The trainer has a `Predictions` callback, which writes predictions.npz. `ckpt` is as `find_checkpoint` takes it.
+    Waits while another test of the run is in progress. Raises UserError if the checkpoint is damaged or belongs to
+    another model.
+    """
+    with alone_testing(run) if trainer.is_global_zero else contextlib.nullcontext():
+        if trainer.is_global_zero:
+            for name in (METRICS, PREDICTIONS, REPORT):
+                sweep(run, name)
+            sweep(run / REPORT_PICTURES)
+        test_checkpoint(trainer, module, datamodule, run, ckpt, tta=tta)
+
+
+def test_checkpoint(
+    trainer: L.Trainer,
+    module: Classifier,
+    datamodule: FashionMNISTDataModule,
+    run: Path,
+    ckpt: str | None,
+    *,
+    tta: bool,
+) -> None:
+    # Read on rank 0, whose machine may be the only one that has the run folder.
+    checkpoint = told(trainer.strategy, lambda: find_checkpoint(run, ckpt))
+    content = told(trainer.strategy, lambda: read_checkpoint(checkpoint))
+    load_weights(module, content, checkpoint)
+    trained = training_record(content)
+    if tta:
+        module.net = MirrorAveraged(module.net)
+        if trainer.is_global_zero:
+            warn_if_trained_without_flip(read_options(run).flip)
+    [values] = trainer.test(module, datamodule, verbose=False)
+    count = len(datamodule.splits["test"].labels)
+    check_counted_once(module.answers["test"], count)
+    if trainer.is_global_zero:
+        metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, values) | {"tta": tta}
+        write_metrics(run, metrics)
+        print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
+        # Last: what goes wrong in it costs neither metrics nor predictions.
+        print(f"report: {write_report(run, datamodule.splits['test'].images)}", flush=True)
+
+
+def check_counted_once(answers: Answers, count: int) -> None:
+    """Raise RuntimeError unless the metrics are those of `count` images, each counted once."""
+    probs, labels = (part.cpu().numpy() for part in (answers.logits.softmax(dim=1).float(), answers.labels))
+    counted, different = int(confusion_matrix(probs, labels).sum()), len(answers.indices.unique())
+    if not counted == different == count:
+        raise RuntimeError(f"the metrics count {counted:,} images, {different:,} of them different; expected {count:,}")
+
+
+def test_record(
+    trainer: L.Trainer,
+    module: Classifier,
+    datamodule: FashionMNISTDataModule,
+    run: Path,
+    checkpoint: Path,
+    trained: TrainingRecord,
+    values: Mapping[str, float],
+) -> dict[str, Any]:
+    """The content of metrics.json: a test's metrics, and the training that they are of."""
+    checkpoint_epoch = trained.epochs
+    last = run / CHECKPOINTS / LAST
+    if last.exists():
+        try:
+            trained = training_record(read_checkpoint(last))
+        except UserError as error:
+            print(f"{error}; time and epochs of the training are taken from {checkpoint}", file=sys.stderr)
+    here = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
+    count = len(datamodule.splits["test"].labels)
+    return {
+        "dataset": datamodule.dataset,
+        "split": "test",
+        "n": count,
+        **{name: values[f"test/{name}"] for name in METRIC_NAMES},
+        "accuracy_95_interval": wilson_interval(values["test/accuracy"], count),
+        "loss": values["test/loss"],
+        "checkpoint": checkpoint.stem,
+        "checkpoint_epoch": checkpoint_epoch,
+        "seed": datamodule.seed,
+        "training_seconds": trained.seconds,
+        "epochs": trained.epochs,
+        "batch_size": trained.batch_size,
+        "validation": {"fraction": datamodule.val_fraction, "seed": SPLIT_SEED},
+        "model": module.hparams["model"],
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
+        **({"teacher": trained.teacher} if trained.teacher else {}),
+        "arithmetic": trainer.precision,
+        **(trained.environment or here),
+        "earlier_environments": trained.earlier_environments,
+        "tested_with": here,
+    }

@@ -1,0 +1,1 @@
+"""What only maintainers of this project run: results tables, benchmarks, torture, screenshots."""

@@ -1,0 +1,129 @@
+"""The plot of README: accuracy by training time and by size of the net, public results beside ours."""
+
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from fmnist_lightning.metrics import ORIGINAL
+from fmnist_lightning.report.plots import RIGHT, WRONG, title
+from fmnist_lightning.runs.files import atomic_write
+from tools.records import TTA_SUFFIX
+from tools.results_tables import ORIGINALS_SECONDS, SEEDS, taught_by
+
+ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
+PNG_DPI = 120
+NAME_STYLE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+MARKER = 5  # half of its width, pixels
+# Where a name may stand beside its point, the better places first: its alignment, and how far off, in points of print.
+NAME_PLACES = (
+    ("left", 5, -11),
+    ("left", 5, 4),
+    ("right", -5, -11),
+    ("right", -5, 4),
+    ("center", 0, 14),
+    ("center", 0, -20),
+)
+
+
+class Point(NamedTuple):
+    """A recipe, or a public result."""
+
+    name: str
+    accuracy: float  # per cent
+    spread: float  # standard deviation over seeds
+    parameters: int
+    seconds: float | None  # of training, mean over seeds; None where nobody says, or a teacher's are not counted
+
+
+def own_points(records: dict[str, list[dict[str, Any]]]) -> list[Point]:
+    """Our recipes with SEEDS seeds or more, so that their spread is known, without test-time augmentation."""
+    return [
+        Point(
+            recipe,
+            100 * statistics.mean(run["accuracy"] for run in runs),
+            100 * statistics.stdev(run["accuracy"] for run in runs),
+            runs[0]["parameters"],
+            None if taught_by(runs[0]) else statistics.mean(run["training_seconds"] for run in runs),
+        )
+        for recipe, runs in records.items()
+        if not recipe.endswith(TTA_SUFFIX) and len(runs) >= SEEDS
+    ]
+
+
+def public_points(path: Path) -> list[Point]:
+    """The results in public.yaml, and the original's."""
+    public = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [
+        Point("the original", ORIGINAL["accuracy"], 0.0, ORIGINALS_PARAMETERS, ORIGINALS_SECONDS),
+        *(Point(result["name"], result["accuracy"], 0.0, result["parameters"], None) for result in public),
+    ]
+
+
+def results_figure(own: list[Point], public: list[Point]) -> Figure:
+    """Accuracy by seconds on the left, by parameters on the right; ours with a standard deviation each way."""
+    figure = Figure(figsize=(10, 4.4), dpi=PNG_DPI, layout="constrained")
+    by_seconds, by_parameters = figure.subplots(1, 2, sharey=True)
+    for axes, field, ours in ((by_seconds, "seconds", own), (by_parameters, "parameters", best_by_size(own))):
+        for points, color, marker, whose in ((ours, RIGHT, "o", "this project"), (public, WRONG, "^", "others")):
+            draw_points(axes, with_field(points, field), field, color, marker, whose)
+        axes.set(xscale="log", xlabel=field)
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.2, y=0.1)
+        axes.spines[["top", "right"]].set_visible(False)
+    by_seconds.set_ylabel("test accuracy, %")
+    by_parameters.legend(loc="lower right", fontsize=8, frameon=False)
+    title(by_seconds, "by seconds of training, ours on one or two CPU cores")
+    title(by_parameters, "by parameters of the net")
+    figure.draw_without_rendering()  # from here on a name knows how much room it takes
+    write_names(by_seconds, with_field([*own, *public], "seconds"), "seconds")
+    write_names(by_parameters, [*best_by_size(own), *public], "parameters")
+    return figure
+
+
+def best_by_size(points: list[Point]) -> list[Point]:
+    """Of points with the same number of parameters, the most accurate; the others would lie below it."""
+    best = {point.parameters: point for point in sorted(points, key=lambda point: point.accuracy)}
+    return list(best.values())
+
+
+def draw_points(axes: Axes, points: list[Point], field: str, color: str, marker: str, whose: str) -> None:
+    places = [getattr(point, field) for point in points]
+    accuracies, spreads = [point.accuracy for point in points], [point.spread for point in points]
+    axes.errorbar(places, accuracies, yerr=spreads, color=color, marker=marker, linestyle="", capsize=3, label=whose)
+
+
+def write_names(axes: Axes, points: list[Point], field: str) -> None:
+    """Each name in the first of NAME_PLACES where it hides no point and no name, or else in the last of them."""
+    taken = [around(axes, point, field) for point in points]
+    for point in sorted(points, key=lambda point: point.accuracy):
+        for align, right, up in NAME_PLACES:
+            place = getattr(point, field), point.accuracy
+            name = axes.annotate(point.name, place, (right, up), **NAME_STYLE, ha=align)
+            box = name.get_window_extent()
+            if not box.count_overlaps(taken) or (align, right, up) == NAME_PLACES[-1]:
+                taken.append(box)
+                break
+            name.remove()
+
+
+def around(axes: Axes, point: Point, field: str) -> Bbox:
+    """The room of a point with its bar of spread, in pixels."""
+    x, middle = axes.transData.transform((getattr(point, field), point.accuracy))
+    _, top = axes.transData.transform((getattr(point, field), point.accuracy + point.spread))
+    half = max(top - middle, MARKER)
+    return Bbox.from_extents(x - MARKER, middle - half, x + MARKER, middle + half)
+
+
+def with_field(points: list[Point], field: str) -> list[Point]:
+    """The points of which it is known."""
+    return [point for point in points if getattr(point, field)]
+
+
+def write_results_figure(records: dict[str, list[dict[str, Any]]], public: Path, path: Path) -> None:
+    with atomic_write(path) as file:
+        results_figure(own_points(records), public_points(public)).savefig(file, format="png")

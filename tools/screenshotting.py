@@ -1,0 +1,111 @@
+"""README's pictures: the pages as Chromium shows them, without any image of the data set, which is downloaded only."""
+
+import html
+from base64 import b64encode
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
+from fmnist_lightning.predict.pictures import prepare
+from fmnist_lightning.runs.files import atomic_write
+from fmnist_lightning.runs.folders import REPORT, testing_command
+from tools.browser import tensorboard
+
+WIDTH = 1000  # pixels
+WAIT = 60_000  # ms; TensorBoard answers before it has read its files
+# Characters that the system's fonts draw in colour: pictures that the net has never seen, and no photographs.
+DRAWINGS = "👕👖👗🧥👜👢"
+
+PREDICTION_STYLE = """
+body { margin: 0; padding: 24px; width: 952px; font: 15px "DejaVu Sans", sans-serif; background: #fff; color: #16181d }
+main { display: grid; grid-template-columns: 1fr 1fr; gap: 18px }
+article { display: grid; grid-template-columns: 96px 96px 1fr; gap: 14px; align-items: center }
+img { width: 96px; height: 96px; border: 1px solid #d5d9e0; border-radius: 6px }
+img + img { image-rendering: pixelated }
+li { list-style: none; position: relative; padding: 3px 6px; margin: 2px 0 }
+i { position: absolute; inset: 0 auto 0 0; background: #9fd0f5; border-radius: 4px; z-index: -1 }
+ul { padding: 0; margin: 0 }
+"""
+
+
+def take_screenshots(browser: Browser, run: Path, folder: Path) -> list[Path]:
+    """Pictures of a run's report and of its pages in TensorBoard, and of predictions; returns the files.
+
+    Raises UserError where the run has no report.
+    """
+    if not (run / REPORT).is_file():
+        raise UserError(f"{run / REPORT} does not exist: test the run first: {testing_command(run)}")
+    pictures = {
+        "report": report_picture(browser, run),
+        "tensorboard": tensorboard_picture(browser, run),
+        "prediction": prediction_picture(browser),
+    }
+    for name, content in pictures.items():
+        with atomic_write(folder / f"{name}.png") as file:
+            file.write(content)
+    return [folder / f"{name}.png" for name in pictures]
+
+
+def report_picture(browser: Browser, run: Path) -> bytes:
+    """The head of the report: result, curves and confusion matrix."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": 1350})
+    page.goto((run / REPORT).absolute().as_uri())
+    return page.screenshot()
+
+
+def tensorboard_picture(browser: Browser, run: Path) -> bytes:
+    """The drawings of the last validation that show no garments."""
+    with tensorboard(run) as address:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(f"{address}#images")
+        page.get_by_role("textbox", name="Filter tags").fill("ROC|reliability|precision|confusion matrix, by row")
+        page.locator("img[src*='individualImage']").nth(3).wait_for(timeout=WAIT)
+        page.wait_for_load_state("networkidle")
+        return page.screenshot()
+
+
+def prediction_picture(browser: Browser) -> bytes:
+    """DRAWINGS, what the net sees of them, and its three most probable classes.
+
+    Raises UserError where no font has them, and all look alike.
+    """
+    classify = load_classifier()
+    drawings = [drawing(browser, character) for character in DRAWINGS]
+    if len({picture.tobytes() for picture in drawings}) < len(drawings):
+        raise UserError(f"no font here draws {DRAWINGS}: install one (Debian: apt-get install fonts-noto-color-emoji)")
+    articles = [article(classify, picture) for picture in drawings]
+    page = browser.new_page(viewport={"width": WIDTH, "height": 100})
+    page.set_content(f"<style>{PREDICTION_STYLE}</style><main>{''.join(articles)}</main>")
+    return page.screenshot(full_page=True)
+
+
+def drawing(browser: Browser, character: str) -> Image.Image:
+    """A character in a size of 200 pixels, on white."""
+    page = browser.new_page(viewport={"width": 300, "height": 300})
+    style = "margin: 0; height: 300px; display: grid; place-items: center; font-size: 200px"
+    page.set_content(f'<body style="{style}">{character}</body>')
+    content = page.screenshot()
+    page.close()
+    return Image.open(BytesIO(content))
+
+
+def article(classify: PictureClassifier, picture: Image.Image) -> str:
+    """HTML of a picture and of what the net makes of it."""
+    seen = Image.fromarray(prepare(picture))
+    [top] = classify(np.asarray(seen)).top(3)
+    bars = [
+        f'<li><i style="width: {100 * prob:.1f}%"></i>{html.escape(classify.card["classes"][label])} {prob:.0%}</li>'
+        for label, prob in top
+    ]
+    return f"<article>{image_tag(picture)}{image_tag(seen)}<ul>{''.join(bars)}</ul></article>"
+
+
+def image_tag(image: Image.Image) -> str:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return f'<img src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">'
