@@ -9,7 +9,7 @@ from fmnist_lightning.cli import LOG_DIR, parse
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report.findings import NEEDED, read_figures, read_metrics
 from fmnist_lightning.runs.files import write_text
-from fmnist_lightning.runs.folders import DEVICE_OPTIONS, METRICS, find_run, read_config, told_teacher
+from fmnist_lightning.runs.folders import DEVICE_OPTIONS, METRICS, describe_teacher, find_run, read_config
 from fmnist_lightning.training.train import train
 
 # What may differ between a recipe and a run of it: where it read and wrote, computed and stopped, and the seed.
@@ -81,7 +81,7 @@ def check_same_teacher(run: Path, metrics: dict[str, Any], records: list[Path]) 
         before, now = read_record(record).get("teacher"), metrics.get("teacher")
         if before != now:
             raise UserError(
-                f"{run} was taught by {told_teacher(now)}, and {record} by {told_teacher(before)}: train by that "
+                f"{run} was taught by {describe_teacher(now)}, and {record} by {describe_teacher(before)}: train by that "
                 "teacher, or take the records of the other one away first"
             )
 

@@ -21,7 +21,7 @@ from fmnist_lightning.data.fashion_mnist import (
     find_content,
     read_checked,
 )
-from fmnist_lightning.runs.files import install
+from fmnist_lightning.runs.files import fsync_and_rename
 
 # After torchvision's own mirror, which is http: the https copy in the repository of the data set's authors.
 AUTHORS_MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
@@ -58,7 +58,7 @@ def ensure_files(data_dir: Path) -> None:
                 with TemporaryDirectory(prefix=STAGING_PREFIX, dir=raw) as staging:
                     fetched = fetch(name, problem, Path(staging))
                     set_aside(data_dir, name)
-                    install(fetched, raw / name)
+                    fsync_and_rename(fetched, raw / name)
     except OSError as error:
         problems = "; ".join(needed.values())
         raise DataError(f"{problems}; and {raw} can't be written ({error.strerror or error}). {CURE}") from error

@@ -20,7 +20,7 @@ from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import Pretrained, card_path, load_pretrained, read_pair, to_files
 from fmnist_lightning.models.proving import Predict, Proof, check_proof, compare, describe_proof, proving_images
-from fmnist_lightning.runs.files import atomic_write, sweep
+from fmnist_lightning.runs.files import atomic_write, remove_staged
 from fmnist_lightning.runs.folders import find_checkpoint, find_run, read_config
 from fmnist_lightning.runs.options import ExportOptions
 
@@ -68,7 +68,7 @@ def write_proven(pretrained: "Pretrained", format: Format, path: Path, batches: 
     with ExitStack() as stack:
         staged = []
         for place, content in zip((path, card_path(path)), contents, strict=False):
-            sweep(place.parent, place.name)
+            remove_staged(place.parent, place.name)
             file = stack.enter_context(atomic_write(place))
             file.write(content)
             file.flush()

@@ -117,7 +117,7 @@ def write_share(options: PredictOptions, share: "Share", place: Rank | None) -> 
     agree_on_plan(folder, plan)
     style = PART_FORMATS[options.format]
     part = Part(folder, share, options.format, style.header(options.top_k))
-    with part.claimed(), warnings.catch_warnings():
+    with part.locked(), warnings.catch_warnings():
         # Of damaged EXIF data and the like, without a file's name.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         if part.path.exists():

@@ -22,7 +22,7 @@ from filelock import FileLock
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.inputs import Fault
 from fmnist_lightning.predict.rows import PART_FORMATS, printable
-from fmnist_lightning.runs.files import claimed, flush_folder, write_text
+from fmnist_lightning.runs.files import fsync_folder, locked, write_text
 
 PLAN = "plan.json"
 # Of a plan, to find and join its parts.
@@ -121,10 +121,10 @@ class Part:
         self.header = header
         self.file: IO[bytes]
 
-    def claimed(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Raise UserError where another process writes it."""
         lock = self.path.with_name(f".{self.path.name}.lock")
-        return claimed(lock, f"another process writes {self.partial}: wait until it ends, or stop it")
+        return locked(lock, f"another process writes {self.partial}: wait until it ends, or stop it")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -145,7 +145,7 @@ class Part:
     def finish(self) -> None:
         """Give the part its name: it is complete."""
         self.partial.replace(self.path)
-        flush_folder(self.path.parent)
+        fsync_folder(self.path.parent)
 
 
 def raw_records(path: Path, kind: str) -> Iterator[tuple[bytes, int]]:

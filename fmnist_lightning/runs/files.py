@@ -15,7 +15,7 @@ from fmnist_lightning.errors import UserError
 STAGED = ".staged"
 
 
-def flush_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make renames in `folder` last through a power cut; systems that can't open a folder (Windows) have no need."""
     with contextlib.suppress(PermissionError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -25,12 +25,12 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def install(staged: Path, path: Path) -> None:
+def fsync_and_rename(staged: Path, path: Path) -> None:
     """Flush the complete file `staged` and give it its name, on the same file system."""
     with staged.open("rb+") as file:
         os.fsync(file.fileno())
     staged.replace(path)
-    flush_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -48,13 +48,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         umask = os.umask(0)
         os.umask(umask)
         Path(staged.name).chmod(0o666 & ~umask)
-        install(Path(staged.name), path)
+        fsync_and_rename(Path(staged.name), path)
     finally:
         Path(staged.name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def claimed(lock: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
+def locked(lock: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the file `lock` alone. The system ends the claim with the process.
 
     Where another process holds it, raises UserError with the message `taken`, or with `wait` prints it and waits.
@@ -76,7 +76,7 @@ def claimed(lock: Path, taken: str, *, wait: bool = False) -> Iterator[None]:
         claim.release()
 
 
-def sweep(folder: Path, pattern: str = "*") -> None:
+def remove_staged(folder: Path, pattern: str = "*") -> None:
     """Remove what a killed `atomic_write` of files named like `pattern` left in `folder`."""
     for staged in folder.glob(f".{pattern}.*{STAGED}"):
         staged.unlink(missing_ok=True)

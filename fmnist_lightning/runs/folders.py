@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs.files import claimed, write_text
+from fmnist_lightning.runs.files import locked, write_text
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -138,7 +138,7 @@ def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
     write_text(run / METRICS, json.dumps(metrics, indent=2) + "\n")
 
 
-def told_teacher(teacher: dict[str, Any] | None) -> str:
+def describe_teacher(teacher: dict[str, Any] | None) -> str:
     """A `Teacher.identity`, as checkpoints and metrics have it, in a message."""
     if teacher is None:
         return "none"
@@ -155,21 +155,21 @@ def resume_command(run: Path) -> str:
     return f"python scripts/train.py --resume {shlex.quote(str(run))}"
 
 
-def alone_in(run: Path) -> contextlib.AbstractContextManager[None]:
+def lock_run(run: Path) -> contextlib.AbstractContextManager[None]:
     """Raise UserError where another training goes on in this run folder."""
-    return claimed(run / LOCK, f"another training goes on in {run}: wait until it ends, or stop it")
+    return locked(run / LOCK, f"another training goes on in {run}: wait until it ends, or stop it")
 
 
-def alone_testing(run: Path) -> contextlib.AbstractContextManager[None]:
+def lock_test(run: Path) -> contextlib.AbstractContextManager[None]:
     """Wait, and say so, while another test of this run is under way, whose files would mix with this one's.
 
     A training may go on meanwhile: its best checkpoint so far can be tested.
     """
-    return claimed(run / TEST_LOCK, f"another test of {run} is under way: waiting for its end", wait=True)
+    return locked(run / TEST_LOCK, f"another test of {run} is under way: waiting for its end", wait=True)
 
 
 @contextlib.contextmanager
-def explaining_faults(run: Path, command: str) -> Iterator[None]:
+def explain_write_errors(run: Path, command: str) -> Iterator[None]:
     """Turn the system's errors while a run is written into a UserError that names the cure, `command` at its end."""
     try:
         yield

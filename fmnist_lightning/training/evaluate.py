@@ -18,7 +18,7 @@ from fmnist_lightning.report.console import quiet, result_table
 from fmnist_lightning.report.page import write_report
 from fmnist_lightning.runs.checkpoints import TrainingRecord, load_weights, read_checkpoint, training_record
 from fmnist_lightning.runs.environment import environment
-from fmnist_lightning.runs.files import sweep
+from fmnist_lightning.runs.files import remove_staged
 from fmnist_lightning.runs.folders import (
     CHECKPOINTS,
     LAST,
@@ -26,10 +26,10 @@ from fmnist_lightning.runs.folders import (
     PREDICTIONS,
     REPORT,
     REPORT_PICTURES,
-    alone_testing,
-    explaining_faults,
+    explain_write_errors,
     find_checkpoint,
     find_run,
+    lock_test,
     testing_command,
     write_metrics,
 )
@@ -58,7 +58,7 @@ def evaluate(options: TestOptions) -> None:
     quiet()
     devices = resolve_devices(**values_of(trained, DeviceOptions))
     command = testing_command(run)
-    with joined(devices.fabric), explaining_faults(run, command), advising(f"to test it: {command}"):
+    with joined(devices.fabric), explain_write_errors(run, command), advising(f"to test it: {command}"):
         test_run(run, replace(trained, precision=devices.precision), devices, options.ckpt, tta=options.tta)
 
 
@@ -91,11 +91,11 @@ def run_test_loop(
     Waits while another test of the run is in progress. Raises UserError if the checkpoint is damaged or belongs to
     another model.
     """
-    with alone_testing(run) if trainer.is_global_zero else contextlib.nullcontext():
+    with lock_test(run) if trainer.is_global_zero else contextlib.nullcontext():
         if trainer.is_global_zero:
             for name in (METRICS, PREDICTIONS, REPORT):
-                sweep(run, name)
-            sweep(run / REPORT_PICTURES)
+                remove_staged(run, name)
+            remove_staged(run / REPORT_PICTURES)
         test_checkpoint(trainer, module, datamodule, run, ckpt, tta=tta)
 
 

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.checkpoints import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
-from fmnist_lightning.runs.files import sweep
+from fmnist_lightning.runs.files import remove_staged
 from fmnist_lightning.runs.folders import (
     CHECKPOINTS,
     CONFIG,
     HPARAMS,
     LAST,
+    describe_teacher,
     find_resumed,
     new_run,
     resume_command,
-    told_teacher,
     write_config,
 )
 from fmnist_lightning.runs.options import TrainOptions, as_yaml, check_same_run
@@ -41,8 +41,8 @@ def open_run(
         checkpoint = existing_checkpoint(run, checkpoint)
         steps = steps_done(run, checkpoint, module, options.max_epochs) if checkpoint else 0
         (run / HPARAMS).unlink(missing_ok=True)  # the logger writes the new ones only where there are none
-        sweep(run, CONFIG)  # the test's files are the test's, and one may be under way
-        sweep(run / CHECKPOINTS)
+        remove_staged(run, CONFIG)  # the test's files are the test's, and one may be under way
+        remove_staged(run / CHECKPOINTS)
     (run / CHECKPOINTS).mkdir(exist_ok=True)
     write_config(run, {**as_yaml(options), "resume": None})
     return checkpoint, steps
@@ -92,4 +92,4 @@ def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, 
     """Raise UserError where a run would go on with another teacher than it began with, or learn otherwise from it."""
     if before != now:
         cure = "give the options of its own teacher" if before else "give --teacher null"
-        raise UserError(f"{run} was taught by {told_teacher(before)}, and can't go on with {told_teacher(now)}: {cure}")
+        raise UserError(f"{run} was taught by {describe_teacher(before)}, and can't go on with {describe_teacher(now)}: {cure}")

@@ -17,7 +17,7 @@ from fmnist_lightning.data.sources import resolve_dataset, suggesting_drawn
 from fmnist_lightning.errors import ProcessFailedError, UserError, advising
 from fmnist_lightning.models.pretrained import load_pretrained, weights_digest
 from fmnist_lightning.report.console import quiet
-from fmnist_lightning.runs.folders import alone_in, explaining_faults, find_run, resume_command, testing_command
+from fmnist_lightning.runs.folders import explain_write_errors, find_run, lock_run, resume_command, testing_command
 from fmnist_lightning.runs.options import (
     AugmentationOptions,
     DataOptions,
@@ -81,9 +81,9 @@ def fit_and_test(
         return
     # The run folder comes after all that can go wrong with options and data: a mistake leaves no empty run behind.
     run, checkpoint = told(fabric, lambda: find_or_make_run(options.resume, Path(options.log_dir)))
-    claim = alone_in(run) if fabric.is_global_zero else contextlib.nullcontext()
+    claim = lock_run(run) if fabric.is_global_zero else contextlib.nullcontext()
     command = resume_command(run)
-    with claim, explaining_faults(run, command), advising(f"to resume: {command}"):
+    with claim, explain_write_errors(run, command), advising(f"to resume: {command}"):
         checkpoint, steps = told(fabric, lambda: open_run(run, checkpoint, options, module))
         outputs = recorded(run, options, steps)
         outputs["callbacks"] += callbacks

@@ -20,7 +20,7 @@ from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark
-from fmnist_lightning.runs.files import atomic_write, sweep, write_text
+from fmnist_lightning.runs.files import atomic_write, remove_staged, write_text
 from fmnist_lightning.training.distillation import validation_notice
 from fmnist_lightning.tune.space import Plan, suggest_options
 from fmnist_lightning.tune.study import finished
@@ -65,7 +65,7 @@ def write_best(study: Study, plan: Plan) -> Path:
         *([f"{notice[0].upper()}{notice[1:]}."] if notice else []),
         plan.command,
     )
-    sweep(path.parent, path.name)
+    remove_staged(path.parent, path.name)
     recipe = {name: value for name, value in options.items() if name in held}
     write_text(path, "".join(f"# {line}\n" for line in header) + yaml.safe_dump(recipe, sort_keys=False))
     return path
@@ -112,7 +112,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
 
 def draw_study(study: Study, folder: Path, dataset: str) -> Path:
     """Draw the study's figures as PNG files into a folder, and print what Optuna warns of them."""
-    sweep(folder)
+    remove_staged(folder)
     # Optuna draws by pyplot, and changes its style for good.
     with mpl.rc_context({"backend": "agg"}):
         for name, draw in FIGURES.items():

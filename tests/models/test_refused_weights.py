@@ -146,7 +146,7 @@ def test_a_kill_between_weights_and_card_is_noticed(pair: Path, monkeypatch: pyt
         staged.replace(path)
 
     installed: list[Path] = []
-    monkeypatch.setattr(files, "install", killed_behind_the_first)
+    monkeypatch.setattr(files, "fsync_and_rename", killed_behind_the_first)
     with pytest.raises(KeyboardInterrupt):
         save_pretrained(Pretrained(SeedNet(), CARD), pair)
     with pytest.raises(UserError, match="does not belong"):

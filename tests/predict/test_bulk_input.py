@@ -21,7 +21,7 @@ __all__ = ["pictures", "whole"]  # fixtures
 def test_another_process_on_the_same_share_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
     part = shares.Part(tmp_path / "parts", Share(1, 1), "json", "")
     part.path.parent.mkdir()
-    with part.claimed():
+    with part.locked():
         status, output = program(predict, *options(pictures, tmp_path / "parts"))
     assert status == 1
     assert "another process writes" in output

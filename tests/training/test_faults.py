@@ -21,7 +21,7 @@ from conftest import IN_CI, Program, metrics_of, small_run, steps_of_saves
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import files
 from fmnist_lightning.runs.checkpoints import FORMAT, read_checkpoint, training_record
-from fmnist_lightning.runs.folders import alone_in
+from fmnist_lightning.runs.folders import lock_run
 from fmnist_lightning.training.evaluate import evaluate
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.resume import StopOnNonFinite
@@ -42,7 +42,7 @@ class TestFaults:
         training_step = Classifier.training_step
 
         def fills_the_disk(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-            monkeypatch.setattr(files, "install", full)
+            monkeypatch.setattr(files, "fsync_and_rename", full)
             return training_step(self, batch, batch_idx)
 
         monkeypatch.setattr(Classifier, "training_step", fills_the_disk)
@@ -60,13 +60,13 @@ from pathlib import Path
 from fmnist_lightning.runs.checkpoints import AtomicCheckpointIO
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.training.evaluate import evaluate
-from fmnist_lightning.runs.folders import explaining_faults
+from fmnist_lightning.runs.folders import explain_write_errors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "hyper_parameters": {}}, path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    with explaining_faults(path.parent.parent, "this command"):
+    with explain_write_errors(path.parent.parent, "this command"):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(100_000)}}, path)
 except UserError as error:
     print(error)
@@ -170,11 +170,11 @@ except UserError as error:
         assert program(evaluate, "--run", trained)[0] == 0
 
     def test_two_trainings_in_one_folder(self, program: Program, trained: Path) -> None:
-        with alone_in(trained):
+        with lock_run(trained):
             status, output = program(train, "--resume", trained)
         assert status == 1
         assert f"another training goes on in {trained}" in output
-        with alone_in(trained):
+        with lock_run(trained):
             pass  # it is free again
 
     def test_data_that_changes_under_the_run(
