@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fmnist_lightning.data.idx import read_tensor
 from fmnist_lightning.errors import UserError
 
 CLASSES = (
@@ -106,18 +106,6 @@ def find_content(data_dir: Path, name: str) -> tuple[bytes | None, list[DataErro
     return None, faults
 
 
-def parse_idx(content: bytes) -> Tensor:
-    """The uint8 tensor of an IDX file: two zero bytes, type 8, number of axes, their lengths as big-endian int32.
-
-    Source: http://yann.lecun.com/exdb/mnist/. torchvision reads paths only, never packed ones; this reads the
-    very bytes whose digest was checked.
-    """
-    axes = content[3]
-    shape = np.frombuffer(content, ">i4", count=axes, offset=4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    return torch.from_numpy(values.reshape(shape).copy())
-
-
 def load_split(data_dir: Path, *, train: bool) -> Split:
     """The training set (60,000 images) or the test set (10,000) from a folder that `ensure_files` has passed.
 
@@ -125,11 +113,11 @@ def load_split(data_dir: Path, *, train: bool) -> Split:
     """
     prefix = "train" if train else "t10k"
     tensors = []
-    for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
+    for name, axes in ((f"{prefix}-images-idx3-ubyte", 3), (f"{prefix}-labels-idx1-ubyte", 1)):
         content, faults = find_content(data_dir, name)
         if content is None:
             raise faults[0] if faults else DataError(f"{name} is not in {data_dir}")
-        tensors.append(parse_idx(content))
+        tensors.append(read_tensor(content, axes))
     images, labels = tensors
     return Split(images.unsqueeze(1), labels.long())
 

@@ -1,14 +1,11 @@
 """From what a user names to 28 x 28 images: files, folders, patterns, IDX files, standard input; lazily, in order."""
 
 import glob
-import gzip
 import io
 import os
 import re
 import stat
-import struct
 import sys
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.data.idx import GZIP_MAGIC, MAGIC, IdxError, read_images
 from fmnist_lightning.predict.pictures import FORMATS, Grey, Invert, PictureError, explain, read_picture
 
 STDIN = "-"
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 # The names of the data set's own files, and of MNIST's, "t10k-images.idx3-ubyte".
 IDX_NAME = re.compile(r"[-.]idx\d-ubyte(\.gz)?$")
-IDX_MAGIC = bytes([0, 0, 8])  # then the number of axes: http://yann.lecun.com/exdb/mnist/
-HEADER_BYTES = 16  # of images: that, and the lengths of three axes
-GZIP_MAGIC = bytes([0x1F, 0x8B])
-IMAGE_BYTES = IMAGE_SIZE**2
-# Fashion-MNIST itself shrinks to less than 1/2; blank images to 1/1000.
-MAX_RATIO = 200
 # What is kept in memory of a stream that can't be searched: more than five times the largest file of the data set.
 MAX_STREAM = 2**28
 # Decoding runs outside Python's lock.
@@ -199,57 +190,16 @@ def open_searchable(name: str) -> BinaryIO:
 
 def is_idx(name: str, file: BinaryIO) -> bool:
     """Whether a file holds IDX data or should, by its name. Everything packed is taken for it."""
-    start = file.read(len(IDX_MAGIC))
+    start = file.read(len(MAGIC))
     file.seek(0)
-    return start == IDX_MAGIC or start.startswith(GZIP_MAGIC) or bool(IDX_NAME.search(name))
+    return start == MAGIC or start.startswith(GZIP_MAGIC) or bool(IDX_NAME.search(name))
 
 
 def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:
-    """The images of an IDX file, packed or not, one at a time, as they are: (28, 28), named NAME[index].
-
-    Whatever a header claims, no more memory is taken than for one image.
-    """
-    doubt = ""
+    """The images of an IDX file, as they are: (28, 28), named NAME[index]; then a fault if the file is not whole."""
     with file:
         try:
-            packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            stream = gzip.GzipFile(fileobj=file) if packed else file
-            for index in range(read_idx_header(stream, size, packed)):
-                content = stream.read(IMAGE_BYTES)
-                if len(content) < IMAGE_BYTES:
-                    raise PictureError(f"ends in image {index:,}, before its header says")
-                yield Picture(f"{name}[{index}]", np.frombuffer(content, np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE))
-                doubt = "; the images before may be wrong too" if packed else ""  # a CRC comes behind what it is of
-            if stream.read(1):
-                raise PictureError("goes on behind the images that its header tells of")
-        except PictureError as error:
+            for index, image in enumerate(read_images(file, IMAGE_SIZE, IMAGE_SIZE)):
+                yield Picture(f"{name}[{index}]", image)
+        except IdxError as error:
             yield Fault(name, str(error))
-        except (OSError, EOFError, zlib.error) as error:
-            yield Fault(name, f"is cut short or damaged ({error}){doubt}")
-
-
-def read_idx_header(stream: BinaryIO | gzip.GzipFile, size: int, packed: bool) -> int:
-    """The number of images in an IDX file of `size` bytes.
-
-    Raises PictureError where its header is not that of 28 x 28 uint8 images, or claims what the size can't be true of.
-    """
-    header, magic = stream.read(HEADER_BYTES), IDX_MAGIC + bytes([3])
-    if header[:4] != magic[: len(header)]:
-        raise PictureError(f"holds no IDX images: it begins with {header[:4].hex(' ')}, expected {magic.hex(' ')}")
-    if len(header) < HEADER_BYTES:
-        raise PictureError(f"is cut short in its header, which has {len(header)} of {HEADER_BYTES} bytes")
-    count, height, width = struct.unpack(">3I", header[4:])
-    if not count:
-        raise PictureError("holds no images")
-    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
-        raise PictureError(f"holds images of {height:,} x {width:,}; expected {IMAGE_SIZE} x {IMAGE_SIZE}")
-    expected = len(header) + count * IMAGE_BYTES
-    if packed and expected > MAX_RATIO * size:
-        raise PictureError(
-            f"would be {expected:,} bytes unpacked, more than {MAX_RATIO} times its {size:,}: it is damaged or a bomb"
-        )
-    if not packed and expected != size:
-        raise PictureError(f"holds {size:,} bytes; its header tells of {count:,} images, which is {expected:,}")
-    return int(count)

@@ -143,7 +143,7 @@ def test_a_process_that_was_killed_after_any_byte_goes_on(
         (idx_file(1, 2, 3)[:-1], "holds 2,367 bytes"),
         (pack(idx_file(1, 2, 3)[:1000]), "ends in image 1"),
         (idx_file(1), "holds only 1"),
-        (b"GIF89a", "holds no IDX images"),
+        (b"GIF89a", "holds no IDX data"),
     ],
     ids=["gone", "cut", "packed and cut", "shorter", "another kind"],
 )

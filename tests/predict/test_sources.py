@@ -189,20 +189,20 @@ def test_idx_files_are_known_by_content_and_come_as_they_are(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (idx()[:-1], "holds 2,367 bytes; its header tells of 3 images, which is 2,368"),
-        (idx() + b"\0", "holds 2,369 bytes; its header tells of 3 images, which is 2,368"),
+        (idx()[:-1], "holds 2,367 bytes; 3 images, as its header says, take 2,368"),
+        (idx() + b"\0", "holds 2,369 bytes; 3 images, as its header says, take 2,368"),
         (
             idx(count=2**32 - 1),
-            "holds 2,368 bytes; its header tells of 4,294,967,295 images, which is 3,367,254,359,296",
+            "holds 2,368 bytes; 4,294,967,295 images, as its header says, take 3,367,254,359,296",
         ),
-        (idx()[:15], "is cut short in its header, which has 15 of 16 bytes"),
-        (idx(magic=0x801), "holds no IDX images: it begins with 00 00 08 01, expected 00 00 08 03"),
-        (png(0), "holds no IDX images: it begins with 89 50 4e 47, expected 00 00 08 03"),
-        (b"", "is cut short in its header, which has 0 of 16 bytes"),
-        (idx(IMAGES[:, :14]), "holds images of 14 x 28; expected 28 x 28"),
-        (pack(png(0)), "holds no IDX images: it begins with 89 50 4e 47, expected 00 00 08 03"),
-        (pack(idx())[:5], "is cut short or damaged (Compressed file ended before the end-of-stream marker"),
-        (pack(idx(count=10**9)), "would be 784,000,000,016 bytes unpacked, more than 200 times its"),
+        (idx()[:15], "is truncated: it ends after 15 of the 16 bytes"),
+        (idx(magic=0x801), "holds no IDX data of 3 axes: it begins with 00 00 08 01, not 00 00 08 03"),
+        (png(0), "holds no IDX data of 3 axes: it begins with 89 50 4e 47, not 00 00 08 03"),
+        (b"", "is truncated: it ends after 0 of the 16 bytes"),
+        (idx(IMAGES[:, :14]), "holds images of 14 x 28, not 28 x 28"),
+        (pack(png(0)), "holds no IDX data of 3 axes: it begins with 89 50 4e 47, not 00 00 08 03"),
+        (pack(idx())[:5], "is truncated or damaged (Compressed file ended before the end-of-stream marker"),
+        (pack(idx(count=10**9)), "would unpack to 784,000,000,016 bytes, more than 200 times its"),
     ],
 )
 def test_an_idx_file_that_is_not_what_it_says_gives_a_fault_alone(folder: Path, content: bytes, reason: str) -> None:
@@ -213,11 +213,11 @@ def test_an_idx_file_that_is_not_what_it_says_gives_a_fault_alone(folder: Path, 
 @pytest.mark.parametrize(
     ("content", "images", "reason"),
     [
-        (pack(idx()[:-1]), 2, "ends in image 2, before its header says"),
-        (pack(idx() + b"\0"), 3, "goes on behind the images that its header tells of"),
-        (pack(idx()) + b"more", 3, "is cut short or damaged (Not a gzipped file (b'mo'))"),
-        (pack(idx())[:1200], 1, "is cut short or damaged (Compressed file ended before"),
-        (pack(idx())[:-8] + bytes(8), 3, "is cut short or damaged (CRC check failed"),
+        (pack(idx()[:-1]), 2, "is truncated: it ends in image 2 of 3"),
+        (pack(idx() + b"\0"), 3, "holds more than the 3 images of its header"),
+        (pack(idx()) + b"more", 3, "is truncated or damaged (Not a gzipped file (b'mo'))"),
+        (pack(idx())[:1200], 1, "is truncated or damaged (Compressed file ended before"),
+        (pack(idx())[:-8] + bytes(8), 3, "is truncated or damaged (CRC check failed"),
     ],
 )
 def test_a_packed_file_that_ends_badly_gives_its_images_and_a_fault(
