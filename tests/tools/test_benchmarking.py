@@ -12,7 +12,7 @@ import torch
 from conftest import Program
 
 from fmnist_lightning.data import datamodule
-from fmnist_lightning.data.fashion_mnist import parse_idx
+from fmnist_lightning.data.idx import read_tensor
 from fmnist_lightning.errors import UserError
 from tools import benchmarking
 from tools.benchmarking import (
@@ -93,9 +93,9 @@ def test_all_programs_read_the_same_files(tmp_path: Path, small_drawn: None) -> 
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 3, 4)])
-def test_idx_bytes_are_what_parse_idx_reads(shape: tuple[int, ...]) -> None:
+def test_idx_bytes_are_what_read_tensor_reads(shape: tuple[int, ...]) -> None:
     values = torch.randint(0, 256, shape, dtype=torch.uint8)
-    assert torch.equal(parse_idx(idx_bytes(values)), values)
+    assert torch.equal(read_tensor(idx_bytes(values), values.dim()), values)
 
 
 class TestPeers:
