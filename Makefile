@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Keras on TensorFlow, which wants other versions than this project.
+# Keras on TensorFlow, which needs other versions than this project.
 BENCH_VENV := .venv-bench
 ARGS ?=
 
@@ -12,31 +12,32 @@ ARGS ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-train: $(VENV)/.ready ## Train on Fashion-MNIST, or on the drawn stand-in where it can't be had, and test (ARGS="--help" for more)
+train: $(VENV)/.ready ## Train on Fashion-MNIST, or on the drawn stand-in if it is not available, and test (ARGS="--help" for more)
 	$(BIN)/python scripts/train.py --dataset auto $(ARGS)
 
 test: $(VENV)/.ready ## Run the tests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.ready ## Check format, lint and types
+lint: $(VENV)/.ready ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/.ready ## Bring the code into the house's format
+format: $(VENV)/.ready ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine beside Keras and other peers (ARGS="--part growth": data and batch sizes)
-	$(BIN)/python scripts/benchmark.py --keras_python $(BENCH_VENV)/bin/python $(ARGS)
+bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine next to Keras and other peers (ARGS="--part growth": data and batch sizes)
+	$(BIN)/python -m tools.benchmark --keras_python $(BENCH_VENV)/bin/python $(ARGS)
 
 results: $(VENV)/.ready ## Rebuild the tables of README and docs/ from the records
-	$(BIN)/python scripts/results.py $(ARGS)
+	$(BIN)/python -m tools.results $(ARGS)
 
-torture: $(VENV)/.ready ## Kill 100 trainings at random moments, let them go on, and compare (ARGS="--runs 10" for fewer)
-	$(BIN)/python scripts/torture.py $(ARGS)
+torture: $(VENV)/.ready ## Kill 100 trainings at random moments, resume them, and compare (ARGS="--runs 10" for fewer)
+	$(BIN)/python -m tools.torture $(ARGS)
 
-audit: $(VENV)/.ready ## Look the locked dependencies up among the known vulnerabilities
+audit: $(VENV)/.ready ## Check the locked dependencies for known vulnerabilities
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
 tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
@@ -45,10 +46,10 @@ tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 notebook: $(VENV)/.ready ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/fashion_mnist_cnn_with_dropout.ipynb $(ARGS)
 
-screenshots: $(VENV)/.ready ## Take README's pictures anew, of the newest run (needs Chromium and a font of emoji; ARGS="--run_folder ..." for another)
-	$(BIN)/python scripts/screenshots.py $(ARGS)
+screenshots: $(VENV)/.ready ## Take README's pictures of the newest run (needs Chromium and an emoji font; ARGS="--run_folder ..." for another)
+	$(BIN)/python -m tools.screenshots $(ARGS)
 
-lock: ## Pin all dependencies anew (needs uv)
+lock: ## Pin all dependencies (needs uv; ARGS="--upgrade" for newer versions)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command "make lock" -o requirements.lock $(ARGS)
 	printf 'keras\ntensorflow-cpu\n' | uv pip compile - --universal --python-version 3.11 --generate-hashes \

@@ -1,8 +1,8 @@
-"""This project's data path, net and optimiser without Lightning.
+"""This project's data path, model and optimizer without Lightning.
 
 Usage: python benchmarks/bare_loop.py DATA_DIR EPOCHS ACCELERATOR PRECISION
 
-Each epoch trains, then runs over the validation cut and counts what is right: no metrics, no logs, no checkpoints.
+Each epoch trains, then counts correct predictions on the validation split: no metrics, no logs, no checkpoints.
 """
 
 import sys
@@ -15,17 +15,17 @@ import torch
 from torch.nn import functional as F
 
 from fmnist_lightning.data.batches import Batches
-from fmnist_lightning.data.fashion_mnist import Split
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.training.devices import resolve_devices
+from fmnist_lightning.data.fashion_mnist import Split
 from fmnist_lightning.models.nets import SeedNet
+from fmnist_lightning.training.devices import resolve_devices
 from fmnist_lightning.training.optim import KerasAdam
 
 BATCH_SIZE = 128
 
 
 class BareLoop:
-    """A net with its optimiser, and the two passes of an epoch, on one device."""
+    """A model with its optimizer, and the two passes of an epoch, on one device."""
 
     def __init__(self, splits: dict[str, Split], device: torch.device, precision: str) -> None:
         moved = {name: Split(*(tensor.to(device) for tensor in splits[name])) for name in ("train", "val")}
@@ -54,7 +54,7 @@ class BareLoop:
         loss.item()  # waits for a GPU
 
     def validate(self) -> int:
-        """How many images of the validation cut are classed right."""
+        """The number of images of the validation split that are classified correctly."""
         self.net.eval()
         with torch.inference_mode(), self.autocast():
             return int(sum((self.net(images).argmax(dim=1) == labels).sum() for images, labels, *_ in self.val_batches))

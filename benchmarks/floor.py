@@ -1,9 +1,9 @@
-"""The arithmetic of the original's net alone.
+"""The convolutions and dense products of the original's model alone.
 
 Usage: python benchmarks/floor.py EPOCHS ACCELERATOR PRECISION
 
-Convolutions and dense products, forward and backward, on tensors that are there already, in the shapes that the
-original's listing gives them: no pooling, no dropout, no loss, no optimiser, no data.
+Forward and backward, on tensors that exist already, in the shapes of the original's listing: no pooling, no dropout, no
+loss, no optimizer, no data.
 """
 
 import sys

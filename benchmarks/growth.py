@@ -2,25 +2,40 @@
 
 Usage: python benchmarks/growth.py COPIES BATCH_SIZE DATASET DATA_DIR LOG_DIR EPOCHS
 
-It is scripts/train.py's own, with the training set and its validation cut COPIES times over.
+It is scripts/train.py's own training, with the training set and its validation split repeated COPIES times.
 """
 
 import sys
+from typing import Any, cast
 
-from fmnist_lightning.data import datamodule
+from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.runs.options import DataOptions, TrainOptions, values_of
 from fmnist_lightning.training.train import train
 
 
-def main(copies: int, batch_size: int, dataset: str, data_dir: str, log_dir: str, epochs: int) -> None:
-    class Copies(datamodule.FashionMNISTDataModule):
-        def load(self, *, train: bool) -> Split:
-            images, labels = super().load(train=train)
-            return Split(images.repeat(copies, 1, 1, 1), labels.repeat(copies))
+class Copies(FashionMNISTDataModule):
+    """The data set `copies` times over."""
 
-    datamodule.FashionMNISTDataModule = Copies  # type: ignore[misc]
-    options = {"dataset": dataset, "data_dir": data_dir, "log_dir": log_dir, "batch_size": batch_size}
-    train(**options, max_epochs=epochs, test=False)  # type: ignore[arg-type]
+    copies = 1
+
+    def load(self, *, train: bool) -> Split:
+        images, labels = super().load(train=train)
+        return Split(images.repeat(self.copies, 1, 1, 1), labels.repeat(self.copies))
+
+
+def main(copies: int, batch_size: int, dataset: str, data_dir: str, log_dir: str, epochs: int) -> None:
+    options = TrainOptions(
+        dataset=cast(Any, dataset),
+        data_dir=data_dir,
+        log_dir=log_dir,
+        batch_size=batch_size,
+        max_epochs=epochs,
+        test=False,
+    )
+    datamodule = Copies(**values_of(options, DataOptions))
+    datamodule.copies = copies
+    train(options, datamodule=datamodule)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/idiomatic_lightning.py DATA_DIR EPOCHS ACCELERATOR
 
-torchvision's data set and transforms, a DataLoader with its defaults, the net in the order of the original's listing,
+torchvision's data set and transforms, a DataLoader with its defaults, the model in the order of the original's listing,
 torchmetrics logged at each step, the Trainer's defaults.
 """
 

@@ -1,23 +1,23 @@
-"""The same epochs by scripts/train.py and by the bare loop, twenty steps of each in turn, in one process.
+"""The same epochs by scripts/train.py and by the bare loop, alternating every twenty steps, in one process.
 
 Usage: python benchmarks/trainer_cost.py DATASET DATA_DIR LOG_DIR EPOCHS ACCELERATOR PRECISION
 
-Two whole programs are half a minute apart, in which a shared machine drifts by more than the Trainer costs; here a
-drift slows both. An epoch of the Trainer's is all of it: steps, metrics, validation, logs, checkpoints. Each line
-tells the seconds of a pair of epochs.
+Two whole programs run half a minute apart, in which a shared machine drifts by more than the Trainer costs; here a
+drift slows both. An epoch of the Trainer includes steps, metrics, validation, logs and checkpoints. Each printed line
+has the seconds of a pair of epochs.
 """
 
 import sys
 import time
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from bare_loop import BareLoop
 from lightning.pytorch.callbacks import Callback
 
-from fmnist_lightning.cli import parse
-from fmnist_lightning.training.train import train, train_with
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training.train import train
 
 STEPS_IN_TURN = 20
 
@@ -62,8 +62,16 @@ class Turns(Callback):
 
 
 def main(dataset: str, data_dir: str, log_dir: str, epochs: int, accelerator: str, precision: str) -> None:
-    options = {"dataset": dataset, "data_dir": data_dir, "log_dir": log_dir, "max_epochs": epochs, "test": False}
-    train_with({**parse(train, []), **options, "accelerator": accelerator, "precision": precision}, [Turns()])
+    options = TrainOptions(
+        dataset=cast(Any, dataset),
+        data_dir=data_dir,
+        log_dir=log_dir,
+        max_epochs=epochs,
+        test=False,
+        accelerator=cast(Any, accelerator),
+        precision=cast(Any, precision),
+    )
+    train(options, callbacks=[Turns()])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A training on two nodes with four GPUs each, a process for each GPU: sbatch docs/slurm.sh
-# Submit it from the project's folder, on a file system that all nodes share, after the data is there:
+# Train on two nodes with four GPUs each, one process per GPU: sbatch docs/slurm.sh
+# Submit it from the project's folder, on a file system that all nodes share, after the data was downloaded by
 # python scripts/train.py --fast_dev_run --accelerator cpu
 #SBATCH --job-name=fashion-mnist
 #SBATCH --nodes=2
@@ -12,7 +12,7 @@
 
 set -euo pipefail
 source .venv/bin/activate
-# A process that dies takes the others down. SIGTERM, a minute before the time is up, saves; --resume last goes on.
+# If a process dies, all end. SIGTERM, a minute before the time limit, saves; --resume last continues.
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     python scripts/train.py --config recipes/seed.yaml --accelerator gpu \
     --devices "$SLURM_NTASKS_PER_NODE" --num_nodes "$SLURM_JOB_NUM_NODES" --strategy ddp "$@"

@@ -1,4 +1,4 @@
-"""TensorBoard's own server and the system's Chromium, for the pictures of README and for the tests."""
+"""TensorBoard's server and the system's Chromium, for README's pictures and for tests."""
 
 import os
 import re
@@ -19,12 +19,12 @@ from fmnist_lightning.errors import UserError
 
 @contextmanager
 def tensorboard(log_dir: Path) -> Iterator[str]:
-    """A TensorBoard of its own process on a port that is free; gives its address, which ends in a slash.
+    """Start TensorBoard on a free port; yield its address, which ends in a slash.
 
-    Raises UserError where it does not start.
+    Raises UserError if it does not start.
     """
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir), "--port", "0"]
-    # Its faster loader is a program of its own, which reads remote folders too and is not there on all systems.
+    # Its faster loader is a separate program, which is not available on all systems.
     command += ["--load_fast", "false"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         lines: Any = server.stderr
@@ -33,29 +33,29 @@ def tensorboard(log_dir: Path) -> Iterator[str]:
             for line in lines:
                 printed.append(line)
                 if address := re.search(r"http://\S+", line):
-                    # What it logs from here on goes nowhere; a full pipe would stop it.
+                    # Drain its log: a full pipe would stop it.
                     threading.Thread(target=deque, args=(lines, 0), daemon=True).start()
                     yield address[0]
                     return
             raise UserError(f"TensorBoard did not start: {''.join(printed)}")
         finally:
-            server.kill()  # asked to end, it may wait for a browser's open connections for ever
+            server.kill()  # on SIGTERM it may wait forever for a browser's open connections
 
 
 def find_chromium() -> str:
-    """The path of the system's Chromium. Raises UserError where there is none."""
+    """The path of the system's Chromium. Raises UserError if there is none."""
     names = ("chromium", "chromium-browser", "google-chrome")
     if path := next(filter(None, map(shutil.which, names)), None):
         return path
-    raise UserError(f"none of {', '.join(names)} is on PATH: install Chromium (Debian: apt-get install chromium)")
+    raise UserError(f"cannot find {', '.join(names)} on PATH (Debian: apt-get install chromium)")
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium without a window. Raises UserError where there is none."""
+    """Start the system's Chromium without a window. Raises UserError if there is none."""
     path = find_chromium()
     with sync_playwright() as playwright:
-        # Chromium refuses to run as root in its sandbox, which CI does.
+        # CI runs as root, and Chromium's sandbox does not.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         try:

@@ -1,4 +1,4 @@
-"""The plot of README: accuracy by training time and by size of the net, public results beside ours."""
+"""README's plot: accuracy by training time and by model size, public results next to ours."""
 
 import statistics
 from pathlib import Path
@@ -13,13 +13,12 @@ from fmnist_lightning.metrics import ORIGINAL
 from fmnist_lightning.report.plots import RIGHT, WRONG, title
 from fmnist_lightning.runs.files import atomic_write
 from tools.records import TTA_SUFFIX
-from tools.results_tables import ORIGINALS_SECONDS, SEEDS, taught_by
+from tools.results_tables import ORIGINALS_PARAMETERS, ORIGINALS_SECONDS, SEEDS, taught_by
 
-ORIGINALS_PARAMETERS = 503_690  # of the net that printed its figures: recipes/original_notebook.yaml
 PNG_DPI = 120
 NAME_STYLE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
 MARKER = 5  # half of its width, pixels
-# Where a name may stand beside its point, the better places first: its alignment, and how far off, in points of print.
+# Places of a name next to its point, the better ones first: alignment and offset in points of print.
 NAME_PLACES = (
     ("left", 5, -11),
     ("left", 5, 4),
@@ -34,14 +33,14 @@ class Point(NamedTuple):
     """A recipe, or a public result."""
 
     name: str
-    accuracy: float  # per cent
+    accuracy: float  # percent
     spread: float  # standard deviation over seeds
     parameters: int
-    seconds: float | None  # of training, mean over seeds; None where nobody says, or a teacher's are not counted
+    seconds: float | None  # of training, mean over seeds; None if unknown, or if a teacher's training is not counted
 
 
 def own_points(records: dict[str, list[dict[str, Any]]]) -> list[Point]:
-    """Our recipes with SEEDS seeds or more, so that their spread is known, without test-time augmentation."""
+    """Our recipes with SEEDS seeds or more, without test-time augmentation."""
     return [
         Point(
             recipe,
@@ -64,8 +63,8 @@ def public_points(path: Path) -> list[Point]:
     ]
 
 
-def results_figure(own: list[Point], public: list[Point]) -> Figure:
-    """Accuracy by seconds on the left, by parameters on the right; ours with a standard deviation each way."""
+def results_plot(own: list[Point], public: list[Point]) -> Figure:
+    """Accuracy by seconds on the left, by parameters on the right; ours with standard deviations."""
     figure = Figure(figsize=(10, 4.4), dpi=PNG_DPI, layout="constrained")
     by_seconds, by_parameters = figure.subplots(1, 2, sharey=True)
     for axes, field, ours in ((by_seconds, "seconds", own), (by_parameters, "parameters", best_by_size(own))):
@@ -78,8 +77,8 @@ def results_figure(own: list[Point], public: list[Point]) -> Figure:
     by_seconds.set_ylabel("test accuracy, %")
     by_parameters.legend(loc="lower right", fontsize=8, frameon=False)
     title(by_seconds, "by seconds of training, ours on one or two CPU cores")
-    title(by_parameters, "by parameters of the net")
-    figure.draw_without_rendering()  # from here on a name knows how much room it takes
+    title(by_parameters, "by parameters of the model")
+    figure.draw_without_rendering()  # makes the extents of names known
     write_names(by_seconds, with_field([*own, *public], "seconds"), "seconds")
     write_names(by_parameters, [*best_by_size(own), *public], "parameters")
     return figure
@@ -98,7 +97,7 @@ def draw_points(axes: Axes, points: list[Point], field: str, color: str, marker:
 
 
 def write_names(axes: Axes, points: list[Point], field: str) -> None:
-    """Each name in the first of NAME_PLACES where it hides no point and no name, or else in the last of them."""
+    """Put each name in the first of NAME_PLACES where it hides no point and no name, else in the last one."""
     taken = [around(axes, point, field) for point in points]
     for point in sorted(points, key=lambda point: point.accuracy):
         for align, right, up in NAME_PLACES:
@@ -112,7 +111,7 @@ def write_names(axes: Axes, points: list[Point], field: str) -> None:
 
 
 def around(axes: Axes, point: Point, field: str) -> Bbox:
-    """The room of a point with its bar of spread, in pixels."""
+    """The box of a point with its error bar, in pixels."""
     x, middle = axes.transData.transform((getattr(point, field), point.accuracy))
     _, top = axes.transData.transform((getattr(point, field), point.accuracy + point.spread))
     half = max(top - middle, MARKER)
@@ -120,10 +119,10 @@ def around(axes: Axes, point: Point, field: str) -> Bbox:
 
 
 def with_field(points: list[Point], field: str) -> list[Point]:
-    """The points of which it is known."""
+    """The points that have this field."""
     return [point for point in points if getattr(point, field)]
 
 
-def write_results_figure(records: dict[str, list[dict[str, Any]]], public: Path, path: Path) -> None:
+def write_results_plot(records: dict[str, list[dict[str, Any]]], public: Path, path: Path) -> None:
     with atomic_write(path) as file:
-        results_figure(own_points(records), public_points(public)).savefig(file, format="png")
+        results_plot(own_points(records), public_points(public)).savefig(file, format="png")

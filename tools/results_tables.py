@@ -1,4 +1,4 @@
-"""README's tables of results, made from the records."""
+"""The tables of README and docs/results.md, made from the records."""
 
 import statistics
 from pathlib import Path
@@ -6,20 +6,41 @@ from typing import Any
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL
-from fmnist_lightning.report.console import LABELS
+from fmnist_lightning.report.tables import LABELS
 from fmnist_lightning.runs.files import write_text
 from tools.records import TTA_SUFFIX
 
-TARGETS = (91.39, 92.5, 93, 94, 94.5, 95)  # of test accuracy, per cent; the first is the original's
+TARGETS = (91.39, 92.5, 93, 94, 94.5, 95)  # test accuracy in percent; the first is the original's
 SEEDS = 5  # that must reach a target
-ORIGINALS_NET = "original_notebook"  # the recipe of the net that printed the original's figures
+ORIGINALS_MODEL = "original_notebook"  # the recipe of the model that printed the original's metrics
+ORIGINALS_PARAMETERS = 503_690  # of that model
 ORIGINALS_SECONDS = 2_688  # of its training, as its notebook shows, on a machine that it does not name
+# README's rows: the original's model, then the fastest recipes to higher accuracies.
+SUMMARY = ("seed", "fast_searched", "compact_6_epochs", "compact_16_epochs", "tuned", "fine", "fine_tta")
+
+
+def summary_table(records: dict[str, list[dict[str, Any]]]) -> str:
+    """A Markdown table of the original and of SUMMARY: size, time of a training, metrics in percent, seeds."""
+    lines = [
+        "| recipe | parameters | training | " + " | ".join(LABELS[name] for name in METRIC_NAMES) + " | seeds |",
+        "|---" * (len(METRIC_NAMES) + 4) + "|",
+        f"| the original (Keras) | {ORIGINALS_PARAMETERS:,} | {duration(ORIGINALS_SECONDS)} | "
+        + " | ".join(f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES)
+        + " | 1 |",
+    ]
+    for recipe in SUMMARY:
+        runs = runs_of(recipe, records, "README's table")
+        seconds = duration(statistics.median(run["training_seconds"] for run in runs))
+        cells = [mean_and_spread([100 * run[name] for run in runs]) for name in METRIC_NAMES]
+        row = [recipe_name(recipe), f"{runs[0]['parameters']:,}", seconds, *cells, str(len(runs))]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
 
 
 def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
-    """A Markdown table: the original's figures, then mean ± standard deviation over each recipe's seeds, per cent."""
+    """A Markdown table: the original's metrics, then each recipe's mean ± standard deviation over seeds, in percent."""
     lines = [
-        "| test set, per cent | " + " | ".join(LABELS[name] for name in METRIC_NAMES) + " | seeds | commit |",
+        "| test set, percent | " + " | ".join(LABELS[name] for name in METRIC_NAMES) + " | seeds | commit |",
         "|---" * (len(METRIC_NAMES) + 3) + "|",
         "| original (Keras) | " + " | ".join(f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES) + " | one run | |",
     ]
@@ -33,14 +54,12 @@ def results_table(records: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
-    """A Markdown table: for each of TARGETS, the recipe that at least SEEDS of its seeds get there with soonest.
+    """A Markdown table: for each of TARGETS, the fastest recipe of which at least SEEDS seeds reach it.
 
-    The time is the median of those seeds' whole trainings, validation and checkpoints included. Recipes with a teacher
-    have no place here: their records don't count the teacher's own training.
+    The time is the median over those seeds of the whole training, validation and checkpoints included. Recipes with a
+    teacher are left out: their records don't count the training of the teacher.
     """
-    lines = [
-        "| test accuracy, per cent | recipe that gets there first | median time of training | seeds that get there |"
-    ]
+    lines = ["| test accuracy, percent | fastest recipe | median training time | seeds that reach it |"]
     lines.append("|---|---|---|---|")
     for target in TARGETS:
         reaching = {
@@ -59,12 +78,12 @@ def time_table(records: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def goals_table(goals: list[dict[str, Any]], records: dict[str, list[dict[str, Any]]]) -> str:
-    """A Markdown table: what was aimed at, the mean of the recipe that came closest, and what is missing.
+    """A Markdown table: each goal, the mean of the recipe that came closest, and the difference.
 
-    A goal without a recipe is one that nothing was trained for yet; one whose recipe has fewer than SEEDS seeds is not
-    measured yet either. Raises UserError where its recipe has no records.
+    A goal without a recipe, or whose recipe has fewer than SEEDS seeds, is not measured yet. Raises UserError if its
+    recipe has no records.
     """
-    lines = ["| goal | per cent | reached | by | |", "|---|---|---|---|---|"]
+    lines = ["| goal | percent | reached | by | |", "|---|---|---|---|---|"]
     for goal in goals:
         aim = f"| {goal['for']}: {LABELS[goal['metric']]} | {goal['goal']:g} |"
         runs = runs_of(goal["recipe"], records, f"the goal '{goal['for']}'") if goal["recipe"] else []
@@ -79,38 +98,43 @@ def goals_table(goals: list[dict[str, Any]], records: dict[str, list[dict[str, A
 
 
 def runs_of(recipe: str, records: dict[str, list[dict[str, Any]]], reader: str) -> list[dict[str, Any]]:
-    """A recipe's records, for a `reader` that names it. Raises UserError where there are none."""
+    """A recipe's records, for a `reader` that needs them. Raises UserError if there are none."""
     if recipe not in records:
         known = ", ".join(records) or "none"
         raise UserError(
-            f"{reader} is held to {recipe}, which has no records in results/ (it has {known}): put them back (git "
-            "restore results), keep its runs first (--add), or name another recipe in results/goals.yaml"
+            f"cannot make {reader}: {recipe} has no records in results/, which has {known} (git restore results, or "
+            "add its runs with --add)"
         )
     return records[recipe]
 
 
-def readme_tables(records: dict[str, list[dict[str, Any]]], goals: list[dict[str, Any]]) -> dict[str, str]:
-    """What README has between its marks, by the marks' names."""
+def result_documents(
+    records: dict[str, list[dict[str, Any]]], goals: list[dict[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """The tables by document and by the name of their marks."""
     return {
-        "results": results_table(records),
-        "goals": goals_table(goals, records),
-        "time": time_table(records),
-        "original": original_sentences(runs_of(ORIGINALS_NET, records, "README's text on the original's figures")),
+        "README.md": {"summary": summary_table(records)},
+        "docs/results.md": {
+            "results": results_table(records),
+            "goals": goals_table(goals, records),
+            "time": time_table(records),
+            "original": original_sentences(runs_of(ORIGINALS_MODEL, records, "the original's paragraph")),
+        },
     }
 
 
 def original_sentences(runs: list[dict[str, Any]]) -> str:
-    """Whether the original's figures lie within what seeds of the net behind them give, and how long both trained."""
+    """Whether the original's metrics lie within the range of our seeds of its model, and how long both trained."""
     ranges = []
     for name in METRIC_NAMES:
         values = [round(100 * run[name], 2) for run in runs]
         where = "within" if min(values) <= ORIGINAL[name] <= max(values) else "outside"
         ranges.append(f"{LABELS[name]} {min(values):.2f} to {max(values):.2f} (reported {ORIGINAL[name]:.2f}, {where})")
     times = duration(statistics.median(run["training_seconds"] for run in runs)), duration(ORIGINALS_SECONDS)
-    net = f"{recipe_name(ORIGINALS_NET)}, {runs[0]['parameters']:,} parameters"
+    model = f"{recipe_name(ORIGINALS_MODEL)}, {runs[0]['parameters']:,} parameters"
     return (
-        f"The net behind the original's figures, {net}, gives on {len(runs)} seeds {', '.join(ranges)}. "
-        f"A training takes {times[0]} (median), the original's took {times[1]}."
+        f"The model that printed the original's metrics ({model}) reaches on {len(runs)} seeds: {', '.join(ranges)}. "
+        f"A training takes {times[0]} (median); the original's took {times[1]}."
     )
 
 
@@ -119,19 +143,19 @@ def duration(seconds: float) -> str:
 
 
 def recipe_name(folder: str) -> str:
-    """What a row is called, by the name of its records' folder."""
+    """The name of a row, by the folder of its records."""
     recipe = folder.removesuffix(TTA_SUFFIX)
-    return f"`recipes/{recipe}.yaml`{', mirror images averaged' if folder != recipe else ''}"
+    return f"`recipes/{recipe}.yaml`{', test-time augmentation' if folder != recipe else ''}"
 
 
 def taught_by(run: dict[str, Any]) -> str:
-    """What a row says of a run that learned from a trained net too; older records know of no teacher."""
+    """The part of a row's name that says which teacher it had, if any; older records have no such entry."""
     teacher = run.get("teacher")
-    return f", taught by `{teacher['model']}`" if teacher else ""
+    return f", distilled from `{teacher['model']}`" if teacher else ""
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """Mean ± sample standard deviation; the mean alone of a single value."""
+    """Mean ± sample standard deviation; of a single value, the value."""
     mean = f"{statistics.mean(values):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
@@ -142,10 +166,10 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def update_document(path: Path, name: str, table: str) -> None:
-    """Put a table between its two marks. Raises UserError where they are missing."""
+    """Put a table between its two marks. Raises UserError if they are missing."""
     begin, end = marks(name)
     before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end):
-        raise UserError(f"{path} lacks the lines {begin} and {end}, between which the table goes")
+        raise UserError(f"cannot update {path}: it lacks the lines {begin} and {end}")
     write_text(path, f"{before}{begin}\n{table}\n{end}{after}")

@@ -1,0 +1,217 @@
+"""The benchmark times whole programs by their lines; its peers do what they say; its tables match its records."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from conftest import Program
+from torchvision.datasets import FashionMNIST
+
+from fmnist_lightning.data.drawn import load_drawn
+from fmnist_lightning.data.idx import read_tensor
+from fmnist_lightning.errors import UserError
+from tools import benchmark
+from tools.benchmark import (
+    epoch_seconds,
+    idx_bytes,
+    measure_startup,
+    measure_trainer,
+    peers,
+    write_layout,
+    write_record,
+)
+from tools.observe import PROGRAMS, Observation, observe
+from tools.speed_tables import RATIOS, growth_table, ratio, read_record, speed_table, trainer_table
+
+
+def peer(name: str) -> ModuleType:
+    """A program of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, PROGRAMS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> Observation:
+    """The captured output as if each line had come a second after the one before."""
+    return Observation([(float(at), line) for at, line in enumerate(capsys.readouterr().out.splitlines())], 99.0, 1.0)
+
+
+def test_observe_notes_lines_memory_and_failure() -> None:
+    code = "import time; print('a', flush=True); x = b'x' * (201 << 20); time.sleep(0.5); print('b', flush=True)"
+    seen, small = (observe([sys.executable, "-c", text]) for text in (code, "import time; time.sleep(0.3)"))
+    (first, a), (second, b) = seen.lines
+    assert (a, b) == ("a\n", "b\n")
+    assert second - first > 0.3  # a line may be read late
+    assert seen.seconds >= second
+    assert seen.peak_mb - small.peak_mb == pytest.approx(200, abs=20)
+    with pytest.raises(UserError, match="status 1: ValueError: no data"):
+        observe([sys.executable, "-c", "raise ValueError('no data')"])
+
+
+def test_epoch_seconds_leave_out_the_first_epoch() -> None:
+    lines = [(1.0, "begin"), (9.0, "epoch 1/3"), (11.0, "x epoch 2/3 train_seconds 1.5"), (14.0, "epoch 3/3")]
+    assert epoch_seconds(Observation(lines, 15.0, 7.0)) == {"epoch": [2.0, 3.0], "train": [1.5], "peak_mb": [7.0]}
+    with pytest.raises(ValueError, match="at least two"):
+        epoch_seconds(Observation(lines[:2], 15.0, 7.0))
+
+
+@pytest.fixture
+def layout(tmp_path: Path, small_drawn: None) -> Path:
+    """The small drawn set in the files that all programs read."""
+    write_layout(tmp_path, "drawn", "")
+    return tmp_path
+
+
+def test_write_layout_is_read_alike_by_all_programs(layout: Path) -> None:
+    drawn, theirs = load_drawn(train=True), FashionMNIST(layout, train=True)
+    assert torch.equal(theirs.data, drawn.images.squeeze(1))
+    assert torch.equal(theirs.targets, drawn.labels)
+    read = peer("keras_tensorflow").read_idx(layout / "FashionMNIST" / "raw" / "train-images-idx3-ubyte")
+    assert torch.equal(torch.tensor(read), theirs.data)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 4)])
+def test_idx_bytes_are_what_read_tensor_reads(shape: tuple[int, ...]) -> None:
+    values = torch.randint(0, 256, shape, dtype=torch.uint8)
+    assert torch.equal(read_tensor(idx_bytes(values), values.dim()), values)
+
+
+class TestPeers:
+    """Each prints a line per epoch."""
+
+    def test_keras_program(self, layout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        peer("keras_tensorflow").main(layout, 2)
+        assert epoch_seconds(lines_of(capsys))["epoch"] == [1.0]
+
+    @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:The number of training batches")
+    def test_tutorial_lightning(self, layout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        program = peer("idiomatic_lightning")
+        program.main(str(layout), 2, "cpu")
+        assert len(epoch_seconds(lines_of(capsys))["epoch"]) == 1
+        assert sum(parameter.numel() for parameter in program.LitClassifier(1).parameters()) == 225034
+
+    @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+    def test_bare_loop_learns(self, precision: str, small_drawn: None, capsys: pytest.CaptureFixture[str]) -> None:
+        peer("bare_loop").main("drawn", 8, "cpu", precision)
+        seen = lines_of(capsys)
+        assert len(epoch_seconds(seen)["train"]) == 7
+        correct = [int(line.split()[3]) for _, line in seen.lines]
+        assert correct[-1] > correct[0]  # of 60 images
+
+    @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+    def test_floor(self, precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        program = peer("floor")
+        assert program.STEPS == 422
+        monkeypatch.setattr(program, "STEPS", 2)
+        program.main(2, "cpu", precision)
+        assert len(epoch_seconds(lines_of(capsys))["train"]) == 1
+
+    def test_growth_trains_on_copies(
+        self, tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        program, sizes = peer("growth"), []
+        load = program.Copies.load
+
+        def noting(self: Any, *, train: bool) -> Any:
+            split = load(self, train=train)
+            sizes.append(len(split.labels))
+            return split
+
+        monkeypatch.setattr(program.Copies, "load", noting)
+        program.main(3, 50, "drawn", "", str(tmp_path), 2)
+        assert len(epoch_seconds(lines_of(capsys))["epoch"]) == 1
+        assert sizes == [3 * 600]
+
+    def test_commands_name_programs_that_exist(self, tmp_path: Path) -> None:
+        commands = peers("python-with-keras", str(tmp_path), "fashion_mnist", tmp_path, "cpu")
+        assert all(Path(command[1]).is_file() for command in commands.values())
+        assert commands["keras"][0] == "python-with-keras"
+        assert {name for _, *sides in RATIOS for name, _ in sides} == set(commands)
+        assert not [name for name in peers(None, str(tmp_path), "drawn", tmp_path, "cpu") if "keras" in name]
+
+
+def test_trainer_and_bare_loop_take_turns(
+    tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(PROGRAMS)
+    program = peer("trainer_cost")
+    validations = []
+    monkeypatch.setattr(program.BareLoop, "validate", lambda self: validations.append(self))
+    monkeypatch.setattr(program, "STEPS_IN_TURN", 2)
+
+    def in_process(command: list[str]) -> Observation:
+        *_, name, dataset, data_dir, log_dir, epochs, accelerator, precision = command
+        assert Path(name) == PROGRAMS / "trainer_cost.py"
+        program.main(dataset, data_dir, log_dir, int(epochs), accelerator, precision)
+        return lines_of(capsys)
+
+    monkeypatch.setattr(benchmark, "observe", in_process)
+    pairs = measure_trainer("drawn", "", tmp_path, 2, "cpu")
+    assert list(pairs) == ["32-true", "bf16-mixed"]
+    for measured in pairs.values():
+        assert len(measured) == 2  # the first of three is left out
+        assert all(pair["bare"] > 0 and pair["trainer"] > 0 for pair in measured)
+    assert len(validations) == 6
+
+
+def test_startup_is_timed_from_help_to_the_test_loop(tmp_path: Path) -> None:
+    """Whole processes, on the whole drawn set; only wide margins are compared, since timings are noisy."""
+    measured = measure_startup("drawn", "", tmp_path, 1)
+    seconds = {name: values["seconds"][0] for name, values in measured.items()}
+    assert 0 < seconds["help"] < min(seconds["imports"], seconds["step"], seconds["test"])
+    assert measured["imports"]["peak_mb"][0] < measured["data"]["peak_mb"][0]
+    assert (tmp_path / "version_0" / "metrics.json").is_file()
+    assert not list((tmp_path / "step").rglob("*.ckpt"))  # it exited after its first step
+
+
+def round_of(**epochs: float) -> dict[str, Any]:
+    return {name: {"epoch": [seconds], "train": [], "peak_mb": [1.0]} for name, seconds in epochs.items()}
+
+
+def test_ratio_is_the_median_over_rounds() -> None:
+    rounds = [round_of(a=1.0, b=2.0), round_of(a=3.0, b=2.0), round_of(a=2.0, b=2.0)]
+    assert ratio(rounds, ("a", "epoch"), ("b", "epoch")) == 1.0
+    assert ratio(rounds[:1], ("a", "epoch"), ("b", "epoch")) == 0.5
+    assert ratio(rounds, ("a", "epoch"), ("c", "epoch")) is None
+
+
+def test_records_become_tables(tmp_path: Path) -> None:
+    rounds = [round_of(**{"keras": 12.0, "ours 32-true": seconds}) for seconds in (5.0, 9.0, 6.0)]
+    record = write_record(tmp_path / "speed.json", {"rounds": rounds}, "drawn", "cpu", None)
+    assert record == json.loads((tmp_path / "speed.json").read_text())
+    table = speed_table(record)
+    assert "| **this project**, 32 bits | 6.00 (5.00 to 9.00) | 9,000 | 1 |" in table
+    assert "| this project in 32 bits / Keras | 0.50 |" in table
+    assert "idiomatic" not in table
+    assert "DRAWN STAND-IN" in table
+    pairs = {"bf16-mixed": [{"bare": 2.0, "trainer": seconds} for seconds in (2.0, 2.5, 2.2)]}
+    record = write_record(tmp_path / "t.json", {"pairs": pairs}, "drawn", "cpu", None)
+    assert "| bf16-mixed | 2.00 | 2.20 | 1.10 (1.00 to 1.25) | 3 |" in trainer_table(record)
+    growth = {"growth": [{"copies": 2, "batch_size": 64, "seconds": 5.25, "peak_mb": 1234.5}], "precision": "32-true"}
+    assert "| 2 x | 64 | 5.25 | 1,234 |" in growth_table(
+        write_record(tmp_path / "g.json", growth, "drawn", "cpu", None)
+    )
+
+
+def test_read_record_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make bench"):
+        read_record(tmp_path / "speed.json")
+
+
+def test_benchmark_writes_the_record_of_a_part(
+    program: Program, tmp_path: Path, small_drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"copies": 2, "batch_size": 64, "seconds": 5.25, "peak_mb": 1234.5}]
+    monkeypatch.setattr(benchmark, "measure_growth", lambda *_: rows)
+    arguments = ("--part", "growth", "--dataset", "drawn", "--output", tmp_path)
+    status, output = program(benchmark.benchmark, *arguments)
+    assert status == 0
+    record = json.loads((tmp_path / "growth.json").read_text())
+    assert record["growth"] == rows
+    assert output == f"{growth_table(record)}\n"
