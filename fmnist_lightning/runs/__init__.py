@@ -1,4 +1,4 @@
-"""Run folders, checkpoints, atomic files and the record of the environment.
+"""What a run leaves on disk: its folder, options, checkpoints and environment record, and atomic file writes.
 
-What a run leaves on disk, and how it is found and read again. Nothing here trains, tests or draws.
+Nothing here trains, tests or plots.
 """

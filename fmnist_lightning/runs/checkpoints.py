@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read as tensors and plain values only."""
+"""Read checkpoints as tensors and plain values only: no code in a file can run."""
 
 import contextlib
 from pathlib import Path
@@ -8,51 +8,45 @@ import torch
 
 from fmnist_lightning.errors import UserError
 
-# Counts up when a checkpoint of this project means something that older code would misread.
+# Increased when older code would misread a newer checkpoint.
 FORMAT = 2
 
 
 class TrainingRecord(NamedTuple):
-    """What a checkpoint says of the training up to it."""
+    """What a checkpoint says about the training up to it."""
 
-    epochs: int
-    seconds: float
+    epochs: int  # completed
+    seconds: float  # of training and validation, by Lightning's Timer
     batch_size: int | None
-    environment: dict[str, Any]  # of the training; empty where the checkpoint does not tell
-    earlier_environments: list[dict[str, Any]]  # of a resumed training's parts before, where they were others
-    teacher: dict[str, Any] | None  # `Teacher.identity` of the net that it was distilled from
+    environment: dict[str, Any]  # of the training; empty if the checkpoint has none
+    earlier_environments: list[dict[str, Any]]  # other environments that a resumed training ran in before
+    teacher: dict[str, Any] | None  # `Teacher.identity` of the model that it was distilled from
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a `.ckpt` of this project, on the CPU. No code in it can run.
+    """The content of a `.ckpt` of this project, on the CPU.
 
-    Raises UserError where it is missing, damaged or not ours.
+    Raises UserError if the file is missing, damaged, of a newer format or not of this project.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: name another checkpoint, or train first") from error
-    except PermissionError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): make it readable") from error
-    except Exception as error:  # torch's unpickler meets damaged bytes with exceptions of many kinds
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error} (name another checkpoint)") from error
+    except Exception as error:  # torch raises exceptions of many types for damaged bytes
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} can't be read as a checkpoint: it is damaged or no checkpoint ({reason})") from error
+        raise UserError(f"cannot read {path} as a checkpoint: it is damaged or something else ({reason})") from error
     if not isinstance(checkpoint, dict) or not all(
         isinstance(checkpoint.get(name), dict) for name in ("state_dict", "hyper_parameters")
     ):
-        raise UserError(f"{path} is no checkpoint of this project: state_dict and hyper_parameters are missing")
-    if not isinstance(checkpoint.get("format", 0), int):
-        raise UserError(f"{path} has the format {checkpoint['format']!r}; expected a number up to {FORMAT}")
-    if checkpoint.get("format", 0) > FORMAT:
-        raise UserError(
-            f"{path} was written by a newer version of this project (format {checkpoint['format']}; this one reads up "
-            f"to {FORMAT}): update the project"
-        )
+        raise UserError(f"cannot use {path}: it is no checkpoint of this project (no state_dict or hyper_parameters)")
+    found = checkpoint.get("format", 0)
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(f"cannot use {path}: its format is {found!r}, newer than {FORMAT} (update this project)")
     return checkpoint
 
 
 def newest_readable(folder: Path) -> Path | None:
-    """The checkpoint in `folder` with the most steps of those that can be read; None where none can."""
+    """The readable checkpoint in `folder` with the most steps; None if there is none."""
     steps = {}
     for path in folder.glob("*.ckpt"):
         with contextlib.suppress(UserError):
@@ -61,38 +55,31 @@ def newest_readable(folder: Path) -> Path | None:
 
 
 def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into `module`; raises UserError where they belong to another net."""
+    """Load a checkpoint's weights into `module`. Raises UserError if they belong to another model."""
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         details = " ".join(str(error).split())
-        raise UserError(f"{path} holds the weights of another net than this run's: {details}") from error
+        raise UserError(f"cannot load {path}: its weights are of another model than this run's ({details})") from error
 
 
 def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
-    """Epochs completed, seconds of training with validation by Lightning's own Timer, and where it took place.
-
-    Raises UserError where it holds weights alone, or something else in place of them.
-    """
+    """What a checkpoint says about its training. Raises UserError if it holds weights alone, or an unknown record."""
     if not {"callbacks", "loops", "epoch"} <= checkpoint.keys():
-        raise UserError("this checkpoint holds weights without their training; name one that scripts/train.py wrote")
-    try:
-        return told_record(checkpoint)
-    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"this checkpoint does not tell of its training as scripts/train.py writes it ({error!r})"
-        ) from error
-
-
-def told_record(checkpoint: dict[str, Any]) -> TrainingRecord:
-    timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
-    # Saved behind an epoch's validation, its number is not yet counted on; saved in the middle, it is not complete.
-    at_end = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    return TrainingRecord(
-        epochs=checkpoint["epoch"] + at_end,
-        seconds=timer["time_elapsed"].get("train", 0.0),
-        batch_size=checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size"),
-        environment=checkpoint.get("environment", {}),
-        earlier_environments=checkpoint.get("earlier_environments", []),
-        teacher=checkpoint.get("teacher"),
-    )
+            "cannot use this checkpoint: it holds weights without their training (name one of scripts/train.py)"
+        )
+    try:
+        timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
+        # A checkpoint after validation still has its epoch's number; one within an epoch has it too, but is incomplete.
+        at_end = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+        return TrainingRecord(
+            epochs=checkpoint["epoch"] + at_end,
+            seconds=timer["time_elapsed"].get("train", 0.0),
+            batch_size=checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size"),
+            environment=checkpoint.get("environment", {}),
+            earlier_environments=checkpoint.get("earlier_environments", []),
+            teacher=checkpoint.get("teacher"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot use this checkpoint: its record of the training is damaged ({error!r})") from error

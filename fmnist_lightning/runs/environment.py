@@ -1,4 +1,4 @@
-"""What a record says of the machine and the code that made it."""
+"""The machine and the code that made a record."""
 
 import os
 import platform
@@ -9,9 +9,15 @@ from typing import Any
 
 import torch
 
-# By which a hook names its repository to all that it starts.
-ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 LIBRARIES = ("torch", "lightning", "torchmetrics", "numpy")
+# git sets these for hooks; they would name the hook's repository instead of this one.
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions and git state, as plain values."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"device": device_name(device), "versions": versions, "git": git_state()}
 
 
 def device_name(device: torch.device) -> str:
@@ -32,22 +38,13 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Device, versions and git state, as plain values."""
-    return {"device": device_name(device), "versions": versions(), "git": git_state()}
-
-
 def git_state() -> dict[str, str | bool | None]:
-    """Commit of the code that runs, and whether there were uncommitted or untracked files.
+    """Commit of the running code, and whether the checkout had uncommitted or untracked files.
 
-    None outside a checkout, also where an environment with this package lies in another project's.
+    Both are None if no repository tracks this file: it may be installed inside another project's checkout.
     """
     here = Path(__file__)
-    own = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
+    own = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]

@@ -24,7 +24,7 @@ HPARAMS = "hparams.yaml"
 LAST = "last.ckpt"
 LOCK = ".lock"
 TEST_LOCK = ".test.lock"
-WRITING_FAULTS = (
+WRITE_ERRORS = (
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.EPERM, errno.EROFS,
 )  # fmt: skip
 VERSION = re.compile(r"version_(\d+)")
@@ -37,9 +37,9 @@ def numbered_runs(log_dir: Path) -> dict[int, Path]:
 
 
 def new_run(log_dir: Path) -> Path:
-    """Make the next run folder; making it claims its number, so two runs started at once get two.
+    """Make the next run folder. Runs that start at the same time get different numbers.
 
-    Raises UserError where it can't be written.
+    Raises UserError if `log_dir` can't be written.
     """
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -54,34 +54,32 @@ def new_run(log_dir: Path) -> Path:
                 return run
     except OSError as error:
         raise UserError(
-            f"{log_dir} can't be written ({error.strerror}): make it writable, or name another folder with --log_dir"
+            f"cannot write to {log_dir}: {error.strerror} (make it writable, or name another folder with --log_dir)"
         ) from error
 
 
 def find_run(run: str, log_dir: Path) -> Path:
-    """The folder that `run` names: a path, or `last` for the highest number in `log_dir` that holds a run.
+    """The folder that `run` names: a path, or `last` for the run with the highest number in `log_dir`.
 
-    Raises UserError where there is none, or where it holds no run.
+    Raises UserError if there is none, or if it holds no run.
     """
     if run == "last":
         runs = {number: path for number, path in numbered_runs(log_dir).items() if (path / CONFIG).is_file()}
         if not runs:
-            raise UserError(f"{log_dir} holds no runs: train first (python scripts/train.py), or name a run folder")
-        folder = runs[max(runs)]
-    else:
-        folder = Path(run)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: name a run folder such as {log_dir}/version_0, or `last`")
+            raise UserError(f"cannot find a run in {log_dir}: there is none (train first: python scripts/train.py)")
+        return runs[max(runs)]
+    folder = Path(run)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds no run: {CONFIG} is missing; name a folder that scripts/train.py wrote")
+        reason = f"{CONFIG} is missing" if folder.is_dir() else "it is not a folder"
+        raise UserError(f"cannot use run {run}: {reason} (name a run folder such as {log_dir}/version_0, or last)")
     return folder
 
 
 def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
-    """The run folder to go on in, and the checkpoint to go on from, which need not exist.
+    """The run folder to resume, and the checkpoint to resume from, which need not exist.
 
-    `resume` is a run folder, `last` for the newest, or a checkpoint in a run folder. Raises UserError where the run is
-    missing.
+    `resume` is a run folder, `last` for the newest, or a checkpoint in a run folder. Raises UserError if there is no
+    such run.
     """
     if resume.endswith(".ckpt"):
         checkpoint = Path(resume)
@@ -92,44 +90,40 @@ def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
 
 
 def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
-    """The file that `ckpt` names: `best` or `last` of the run, or a path; without it, the one that the run tests.
+    """The file that `ckpt` names: `best` or `last` of the run, or a path; by default the one that the run tests.
 
-    Raises UserError where there is none, or where it lies in another run: its figures would be told as this one's.
+    Raises UserError if there is none, or if it belongs to another run, whose metrics would pass for this one's.
     """
     ckpt = ckpt or str(read_config(run).get("ckpt") or "best")
     named = ckpt in ("best", "last")
     path = run / CHECKPOINTS / f"{ckpt}.ckpt" if named else Path(ckpt)
-    if named and not path.exists():
-        raise UserError(f"{path} does not exist: the run was stopped before its first epoch ended, or it was moved")
     if not path.is_file():
-        raise UserError(
-            f"{path} {'is no file' if path.exists() else 'does not exist'}: name best, last, or a checkpoint's path"
-        )
+        hint = "the run stopped before its first epoch ended, or it was moved" if named else "name best, last or a path"
+        raise UserError(f"cannot find {path}: there is no such file ({hint})")
     owner = path.resolve().parent.parent
     if (owner / CONFIG).is_file() and owner != run.resolve():
-        raise UserError(f"{path} is of the run {owner}, and not of {run}: give --run {owner} too")
+        raise UserError(f"cannot use {path} with {run}: it belongs to the run {owner} (give --run {owner} too)")
     return path
 
 
 def write_config(run: Path, options: dict[str, Any]) -> None:
-    """Every option resolved; `--config` on the file repeats the run."""
+    """Write every option, resolved. `--config` with this file repeats the run."""
     write_text(run / CONFIG, yaml.safe_dump(options, sort_keys=False))
 
 
 def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
-    """The options of a run. Raises UserError where the file is damaged or lacks a `required` one."""
+    """The options of a run. Raises UserError if the file is damaged or lacks one that is `required`."""
     path = run / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # PyYAML passes on what a date of no month and a list in itself raise.
+    # PyYAML raises ValueError for a date such as 2020-13-01, and RecursionError for a list that contains itself.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} holds no options; expected one `name: value` a line")
+        raise UserError(f"cannot use {path}: it holds no options (expected one `name: value` per line)")
     if missing := [name for name in required if config.get(name) is None]:
         raise UserError(
-            f"{path} lacks {', '.join(missing)}, or leaves it empty: it was edited, or is an older version's or "
-            "another program's"
+            f"cannot use {path}: it lacks {', '.join(missing)} (it was edited, or another version or program wrote it)"
         )
     return config
 
@@ -139,48 +133,48 @@ def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
 
 
 def describe_teacher(teacher: dict[str, Any] | None) -> str:
-    """A `Teacher.identity`, as checkpoints and metrics have it, in a message."""
+    """A `Teacher.identity`, as checkpoints and metrics hold it, for a message."""
     if teacher is None:
         return "none"
     return "{model} {sha256:.12}... (share {share}, temperature {temperature})".format(**teacher)
 
 
 def testing_command(run: Path) -> str:
-    """What to type to test a trained run."""
+    """The command that tests a trained run."""
     return f"python scripts/test.py --run {shlex.quote(str(run))}"
 
 
 def resume_command(run: Path) -> str:
-    """What to type to go on with an interrupted run, or with a checkpoint of one."""
+    """The command that resumes a run, or one of its checkpoints."""
     return f"python scripts/train.py --resume {shlex.quote(str(run))}"
 
 
 def lock_run(run: Path) -> contextlib.AbstractContextManager[None]:
-    """Raise UserError where another training goes on in this run folder."""
-    return locked(run / LOCK, f"another training goes on in {run}: wait until it ends, or stop it")
+    """Raise UserError if another training runs in this folder."""
+    return locked(run / LOCK, f"cannot train in {run}: another training runs there (wait until it ends, or stop it)")
 
 
 def lock_test(run: Path) -> contextlib.AbstractContextManager[None]:
-    """Wait, and say so, while another test of this run is under way, whose files would mix with this one's.
+    """Wait, and say so, while another test of this run writes its files.
 
-    A training may go on meanwhile: its best checkpoint so far can be tested.
+    A training may run at the same time: its best checkpoint so far can be tested.
     """
-    return locked(run / TEST_LOCK, f"another test of {run} is under way: waiting for its end", wait=True)
+    return locked(run / TEST_LOCK, f"another test of {run} is running: waiting until it ends", wait=True)
 
 
 @contextlib.contextmanager
 def explain_write_errors(run: Path, command: str) -> Iterator[None]:
-    """Turn the system's errors while a run is written into a UserError that names the cure, `command` at its end."""
+    """Turn an OSError of a write into a UserError whose hint ends with `command`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in WRITING_FAULTS:
+        if error.errno not in WRITE_ERRORS:
             raise
         if not run.is_dir():
             raise UserError(
-                f"{run} was deleted or moved under the run: put it back and go on, or start anew"
+                f"cannot write to {run}: it was deleted or moved during the run (put it back and resume, or start anew)"
             ) from error
         raise UserError(
-            f"{error.filename or run} can't be written ({error.strerror or error}); what was saved before is whole: "
-            f"make room or make the folder writable, then go on: {command}"
+            f"cannot write {error.filename or run}: {error.strerror or error}; all that was saved before is intact "
+            f"(make room or make the folder writable, then run: {command})"
         ) from error

@@ -38,13 +38,13 @@ def test_a_config_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_config_cannot_run_code(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: !!python/object/apply:os.system ['touch proof']")
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="cannot read"):
         read_config(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("run", "words"),
-    [("last", "holds no runs"), ("nowhere", "is not a folder"), (".", r"config\.yaml is missing")],
+    [("last", "cannot find a run"), ("nowhere", "is not a folder"), (".", r"config\.yaml is missing")],
 )
 def test_a_missing_run_is_named_with_its_cure(tmp_path: Path, run: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -52,7 +52,7 @@ def test_a_missing_run_is_named_with_its_cure(tmp_path: Path, run: str, words: s
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"best\.ckpt does not exist"):
+    with pytest.raises(UserError, match=r"best\.ckpt: there is no such file"):
         find_checkpoint(tmp_path, "best")
 
 

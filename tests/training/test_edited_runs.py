@@ -74,7 +74,7 @@ def test_an_untouched_config_gets_as_far_as_the_checkpoint(program: Program, tmp
     """The control of the test above."""
     (tmp_path / CONFIG).write_text(yaml.safe_dump(plain_config()))
     status, output = program(evaluate, "--run", tmp_path)
-    assert (status, "best.ckpt does not exist" in output) == (1, True)
+    assert (status, "best.ckpt: there is no such file" in output) == (1, True)
 
 
 @pytest.mark.parametrize("content", ["seed: 2026-13-01", "a: &a [*a]", "[" * 5000])
@@ -114,7 +114,9 @@ def test_a_checkpoint_without_its_optimizer_is_not_gone_on_with(program: Program
     assert "lacks the optimizer's state: it can be tested, but not gone on with" in output
 
 
-@pytest.mark.parametrize(("ckpt", "words"), [("nowhere.ckpt", "nowhere.ckpt does not exist"), (".", ". is no file")])
+@pytest.mark.parametrize(
+    ("ckpt", "words"), [("nowhere.ckpt", "nowhere.ckpt: there is no such file"), (".", " .: there is no such file")]
+)
 def test_a_checkpoint_that_is_none_is_named(program: Program, trained: Path, ckpt: str, words: str) -> None:
     status, output = program(evaluate, "--run", trained, "--ckpt", ckpt)
     assert status == 1
@@ -159,7 +161,7 @@ def test_a_test_waits_for_another_one_of_its_run(program: Program, trained: Path
         status, output = program(*command)
         other.join()
         assert (status, kept.pop()) == (0, True), output
-        assert f"another test of {trained} is under way: waiting for its end" in output
+        assert f"another test of {trained} is running: waiting until it ends" in output
         assert (trained / METRICS).exists()
         assert not staged.exists()
 
@@ -173,7 +175,7 @@ def test_a_test_that_cannot_write_names_file_and_cure(
     monkeypatch.setattr(callbacks, "atomic_write", refused)
     status, output = program(evaluate, "--run", trained)
     assert status == 1
-    assert f"{trained / PREDICTIONS} can't be written (File too large)" in output
+    assert f"cannot write {trained / PREDICTIONS}: File too large" in output
     assert f"python scripts/test.py --run {trained}" in output
 
 

@@ -75,8 +75,8 @@ except UserError as error:
         path.parent.mkdir()
         (tmp_path / "config.yaml").touch()
         told = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-        assert "can't be written" in told.stdout
-        assert "what was saved before is whole" in told.stdout
+        assert "cannot write" in told.stdout
+        assert "all that was saved before is intact" in told.stdout
         assert read_checkpoint(path)["state_dict"] == {}
         assert list(path.parent.iterdir()) == [path]
 
@@ -94,7 +94,7 @@ except UserError as error:
         options = ["--dataset", "drawn", "--batch_size", 50, "--max_epochs", 2, "--log_dir", tmp_path]
         status, output = program(train, *options, "--accelerator", "cpu")
         assert status == 1
-        assert f"{tmp_path / 'version_0'} was deleted or moved under the run" in output
+        assert f"{tmp_path / 'version_0'}: it was deleted or moved" in output
         for thread in set(threading.enumerate()) - before:
             thread.join(5)  # else it fails in the next test
 
@@ -111,8 +111,8 @@ except UserError as error:
         monkeypatch.setattr(Classifier, "training_step", made_read_only)
         status, output = program(train, "--resume", trained, "--max_epochs", 2)
         assert status == 1
-        assert f"{trained / 'checkpoints'} can't be written (Permission denied)" in output
-        assert f"make the folder writable, then go on: python scripts/train.py --resume {trained}" in output
+        assert f"cannot write {trained / 'checkpoints'}: Permission denied" in output
+        assert f"make the folder writable, then run: python scripts/train.py --resume {trained}" in output
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_a_loss_that_is_not_finite(
@@ -146,7 +146,7 @@ except UserError as error:
         last.write_bytes(last.read_bytes()[:-100])
         status, output = program(train, "--resume", trained, "--max_epochs", 2)
         assert status == 1
-        assert f"{last} can't be read as a checkpoint" in output
+        assert f"cannot read {last} as a checkpoint" in output
         assert f"the newest that can be read: python scripts/train.py --resume {best}" in output
         status, output = program(train, "--resume", best, "--max_epochs", 2)
         assert status == 0, output
@@ -157,7 +157,7 @@ except UserError as error:
         torch.save({**read_checkpoint(last), "format": FORMAT + 1}, last)
         status, output = program(train, "--resume", trained)
         assert status == 1
-        assert f"newer version of this project (format {FORMAT + 1}; this one reads up to {FORMAT})" in output
+        assert f"format is {FORMAT + 1}, newer than {FORMAT}" in output
 
     def test_a_checkpoint_of_an_older_version_is_tested_but_not_gone_on_with(
         self, program: Program, trained: Path
@@ -173,7 +173,7 @@ except UserError as error:
         with lock_run(trained):
             status, output = program(train, "--resume", trained)
         assert status == 1
-        assert f"another training goes on in {trained}" in output
+        assert f"cannot train in {trained}" in output
         with lock_run(trained):
             pass  # it is free again
 

@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(program: Program, trained: Pat
     before = config.read_text()
     status, output = program(train, "--config", config, "--max_epochs", 9, "--resume", trained)
     assert status == 1
-    assert f"{path} can't be read as a checkpoint" in output
+    assert f"cannot read {path} as a checkpoint" in output
     assert config.read_text() == before
 
 
