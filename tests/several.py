@@ -16,7 +16,7 @@ import torch
 
 from fmnist_lightning import cli
 from fmnist_lightning.data import drawn
-from fmnist_lightning.report.tensorboard import Pictures
+from fmnist_lightning.report.tensorboard import TensorBoardPlots
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120  # until a test gives up
@@ -25,7 +25,7 @@ LIMITS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 # Forks of a process that has imported all: a rank starts in a tenth of a second.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training.train", "fmnist_lightning.training.outputs"])
+CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training.train"])
 
 
 def free_port() -> int:
@@ -68,7 +68,7 @@ def rank_main(
     os.environ.update(environment)
     torch.set_num_threads(1)
     drawn.PER_CLASS.update(FEW)
-    Pictures.draw_validation = lambda *_: None  # type: ignore[method-assign]
+    TensorBoardPlots.draw_validation = lambda *_: None  # type: ignore[method-assign]
     if before:
         before()
     sys.argv = [command.__name__, *arguments]

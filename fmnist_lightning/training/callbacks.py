@@ -1,40 +1,107 @@
-"""Callbacks: what happens beside the training, one thing each."""
+"""What a training shows and records: callbacks and the logger. Those that make it resumable are in resume.py."""
 
+import sys
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelSummary,
+    Timer,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard.summary import hparams
 
 from fmnist_lightning.data.batches import Batch
+from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.report.tensorboard import TensorBoardPlots
 from fmnist_lightning.runs.environment import environment
 from fmnist_lightning.runs.files import atomic_write
+from fmnist_lightning.runs.folders import CHECKPOINTS, LAST, PREDICTIONS
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training.resume import Patience, RandomState, RunCheckpoint, SaveInEpochs, StopOnNonFinite
+
+
+def run_callbacks(run: Path, options: TrainOptions, device: torch.device) -> list[Callback]:
+    """The callbacks of a training that is recorded in the folder `run`."""
+    folder = run / CHECKPOINTS
+    # As text: Lightning saves it in each checkpoint, and a safe reader refuses a `Path`.
+    where: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
+    return [
+        StopOnNonFinite(),
+        RandomState(options.seed),
+        Timer(),
+        Provenance(),
+        Throughput(),
+        LearningRateMonitor("epoch"),
+        HParams(),
+        Predictions(run / PREDICTIONS, options.dataset),
+        *display_callbacks(options.dataset),
+        TensorBoardPlots(),
+        *([moving_average(options.ema, device)] if options.ema else []),
+        *([Patience("val/accuracy", mode="max", patience=options.patience)] if options.patience else []),
+        SaveInEpochs(folder / LAST, options.checkpoint_every_minutes),
+        *(
+            [RunCheckpoint(**where, filename="best", monitor="val/accuracy", mode="max")]
+            if options.val_fraction
+            else []
+        ),
+        # Not `save_last` of the one above: Lightning 2.6 then skips the epochs that are not the best so far.
+        RunCheckpoint(**where, filename=Path(LAST).stem),
+    ]
+
+
+def display_callbacks(dataset: str) -> list[Callback]:
+    # Lightning would choose a summary by whether `rich` is installed; this one looks the same everywhere.
+    return [ModelSummary(), ProgressBar(dataset) if in_terminal() else EpochLines(TITLES[dataset])]
+
+
+def in_terminal() -> bool:
+    """Whether standard output, where the progress bar goes, is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def run_logger(run: Path, steps: int) -> TensorBoardLogger:
+    """The event file of a run; what an earlier process logged after `steps`, from where it resumes, is dropped."""
+    return TensorBoardLogger(
+        run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
+    )
+
+
+def moving_average(decay: float, device: torch.device) -> WeightAveraging:
+    """An exponential moving average of the weights, which validation, checkpoints and test use.
+
+    Lightning's `EMAWeightAveraging` averages tensor by tensor, not all in one call, and its last bits differ. Without
+    `device`, Lightning 2.6 keeps the average on the CPU, and each step copies all weights from the GPU.
+    """
+    return WeightAveraging(device, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 class Throughput(Callback):
     """Logs train/images_per_second of each epoch's training steps.
 
-    Lightning's ThroughputMonitor waits for the GPU at every batch; this waits and reads the clock twice an epoch.
+    Lightning's ThroughputMonitor waits for the GPU at every batch; this one waits twice an epoch.
     """
 
     def clock(self, trainer: L.Trainer) -> float:
-        """Seconds, when the accelerator that trains has done what was asked of it."""
+        """Seconds, read once the device has finished all steps."""
         if trainer.strategy.root_device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Also here: after a restart in the middle of an epoch, Lightning does not call on_train_epoch_start.
+        # Lightning does not call on_train_epoch_start if it resumes in the middle of an epoch.
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -45,15 +112,15 @@ class Throughput(Callback):
         batch: Batch = args[1]
         self.images += batch.total
         if trainer.is_last_batch:
-            # Now, not at the epoch's end, which comes behind the checkpoint: see Classifier.log_figures.
+            # Not in on_train_epoch_end, which Lightning calls after it saves: see Classifier.training_step.
             rate = self.images / (self.clock(trainer) - self.start)
             pl_module.log("train/images_per_second", rate, on_step=True, on_epoch=False)
 
 
 class Provenance(Callback):
-    """Writes into each checkpoint by which code and machine it was trained, for the records made from it.
+    """Records the code and the machine of the training in each checkpoint.
 
-    Those of the parts before, where a resumed run has others, are kept too.
+    If a resumed run's earlier parts were trained elsewhere, it keeps their records too.
     """
 
     def __init__(self) -> None:
@@ -71,38 +138,10 @@ class Provenance(Callback):
         checkpoint["earlier_environments"] = self.earlier
 
 
-class MovingAverage(WeightAveraging):
-    """Lightning's moving average of weights, with all tensors averaged in one call instead of one each.
-
-    Validation, checkpoints and the test have the average; `decay` of it stays at each step.
-    """
-
-    def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make the average where the training computes.
-
-        Lightning 2.6.6 makes it where the module is, which is moved to its device later: on a GPU each step would copy
-        all weights to the CPU, one by one.
-        """
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own for no profile makes a context for each hook of each callback at each step, 0.2 ms in all."""
-
-    nothing = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return self.nothing
-
-
 class HParams(Callback):
-    """Tells TensorBoard's HPARAMS page which options this run has and which scalars are its results.
+    """Writes the run's options and the names of its results for TensorBoard's HPARAMS page.
 
-    Lightning's `log_hyperparams` also writes the metrics as points of their own, which would stand in the curves.
+    Lightning's `log_hyperparams` also writes values for the metrics, which would appear in their curves.
     """
 
     @rank_zero_only
@@ -110,19 +149,17 @@ class HParams(Callback):
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
         results = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
-        # The page knows numbers, truths and words.
-        plain = (int, float, str, bool)
+        plain = (int, float, str, bool)  # what the page can show
         given = trainer.logger.hparams.items()
         options = {name: value if isinstance(value, plain) else str(value).lower() for name, value in given}
         writer = trainer.logger.experiment.file_writer
-        experiment, session_start, _ = hparams(options, results)
-        # The third says that the run ended well, which nobody knows yet.
+        experiment, session_start, _ = hparams(options, results)  # the third says that the run has ended
         for summary in (experiment, session_start):
             writer.add_summary(summary)
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, with the data set in place of the end of the run folder's name, which it takes for a number."""
+    """Lightning's bar, with the data set in place of the run's number."""
 
     def __init__(self, dataset: str) -> None:
         super().__init__()
@@ -135,24 +172,24 @@ class ProgressBar(TQDMProgressBar):
 
 
 class EpochLines(Callback):
-    """One line an epoch, for where there is no terminal for a progress bar."""
+    """Prints a line per epoch if there is no terminal for a progress bar."""
 
     def __init__(self, label: str) -> None:
         self.label = label
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_second")
-        figures = ((name, trainer.callback_metrics.get(name)) for name in shown)
-        line = "  ".join(f"{name} {value:.4g}" for name, value in figures if value is not None)
-        with suppress(BrokenPipeError):  # at Ctrl-C, what reads this may end before the epoch is saved
+        names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_second")
+        values = ((name, trainer.callback_metrics.get(name)) for name in names)
+        line = "  ".join(f"{name} {value:.4g}" for name, value in values if value is not None)
+        with suppress(BrokenPipeError):  # a Ctrl-C may end the reader of a pipe before the epoch is saved
             print(f"{self.label} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
 
 
 class Predictions(Callback):
-    """Writes the test loop's probabilities as `.npz`.
+    """Writes the test loop's predictions as `.npz`, in file order.
 
-    In file order: `probs` (n, 10) float32, `labels` (n,) int64; and `dataset`, a name.
+    `probs` (n, 10) float32, `labels` (n,) int64, and `dataset`, a name.
     """
 
     def __init__(self, path: Path, dataset: str) -> None:
@@ -161,7 +198,7 @@ class Predictions(Callback):
 
     @rank_zero_only
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        logits, labels, _ = pl_module.answers["test"]
+        logits, labels, _ = pl_module.test_metrics.outputs
         probs = logits.softmax(dim=1).float().cpu().numpy()
         with atomic_write(self.path) as file:
             np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=self.dataset)

@@ -1,11 +1,22 @@
 """Knowledge distillation: a net learns from what a trained one says of an image, as well as from its label."""
 
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.models.pretrained import load_pretrained, weights_digest
+from fmnist_lightning.runs.folders import find_run
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training.devices import broadcast
 
 
 class Teacher(NamedTuple):
@@ -54,3 +65,37 @@ def validation_notice(source: str, card: Mapping[str, Any], val_fraction: float)
         f"{val_fraction:g}), so val/accuracy is too good: choose options with a teacher of --val_fraction "
         f"{val_fraction:g} or more"
     )
+
+
+def prepare_teacher(options: TrainOptions, fabric: L.Fabric) -> tuple[TrainOptions, Teacher | None]:
+    """The options with their teacher resolved, and that teacher, read on rank 0, if there is to be one.
+
+    Warns if the teacher was trained on the validation images. Raises UserError if it can't be read, or was trained on
+    another data set.
+    """
+    if not options.teacher:
+        return options, None
+
+    def load() -> tuple[str, Teacher]:
+        source, log_dir = str(options.teacher), Path(options.log_dir)
+        source = str(find_run(source, log_dir)) if source == "last" else source  # this run will be the last
+        pretrained = load_pretrained(source)
+        found = pretrained.card["dataset"]
+        if found != options.dataset:
+            raise UserError(
+                f"cannot learn from {source}: it was trained on {found}, and this training is on {options.dataset} "
+                "(name another teacher)"
+            )
+        if notice := validation_notice(source, pretrained.card, options.val_fraction):
+            warn_once(notice)
+        net, model = pretrained.net.requires_grad_(False), pretrained.card["model"]
+        return source, Teacher(net, model, weights_digest(net), options.teacher_share, options.temperature)
+
+    source, teacher = broadcast(fabric, load)
+    return replace(options, teacher=source), teacher
+
+
+@cache
+def warn_once(notice: str) -> None:
+    """Print it in the first of a search's trainings alone."""
+    print(f"WARNING: {notice}", file=sys.stderr)

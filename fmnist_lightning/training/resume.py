@@ -1,4 +1,4 @@
-"""Callbacks that let a run survive: random numbers kept, saves in long epochs, stops that save, no ruined weights."""
+"""Resume a run so that it ends bit for bit like an undisturbed one: opening it, its checkpoints, its stops."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,19 +15,103 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from fmnist_lightning.data.batches import Batch, mixed_seed
+from fmnist_lightning.cli import is_rank_zero
+from fmnist_lightning.data.batches import mixed_seed
 from fmnist_lightning.errors import SIGNALS, Interrupted, UserError
-from fmnist_lightning.ranks import is_first, launched
-from fmnist_lightning.runs.checkpoints import FORMAT
-from fmnist_lightning.runs.files import atomic_write
-from fmnist_lightning.training.distributed import Agreement, gather_objects
+from fmnist_lightning.runs.checkpoints import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
+from fmnist_lightning.runs.files import atomic_write, remove_staged
+from fmnist_lightning.runs.folders import (
+    CHECKPOINTS,
+    CONFIG,
+    HPARAMS,
+    LAST,
+    describe_teacher,
+    find_resumed,
+    new_run,
+    resume_command,
+    write_config,
+)
+from fmnist_lightning.runs.options import TrainOptions, as_yaml, check_same_run
+from fmnist_lightning.training.devices import Agreement, cluster_environment, gather_objects
+from fmnist_lightning.training.module import Classifier
+
+
+def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:
+    """The run folder, and the checkpoint to resume from if there is one."""
+    return find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
+
+
+def open_run(run: Path, checkpoint: Path | None, options: TrainOptions, module: Classifier) -> tuple[Path | None, int]:
+    """Prepare the run folder; return the checkpoint to resume from, or None, and its number of steps.
+
+    Raises UserError if the options, the model or the teacher are not those of the run, or the checkpoint can't be read.
+    """
+    steps = 0
+    if checkpoint:
+        check_same_run(run, options)
+        checkpoint = existing_checkpoint(run, checkpoint)
+        steps = check_checkpoint(run, checkpoint, module, options.max_epochs) if checkpoint else 0
+        (run / HPARAMS).unlink(missing_ok=True)  # the logger never replaces an existing one
+        remove_staged(run, CONFIG)  # the other files are the test's, which may be running
+        remove_staged(run / CHECKPOINTS)
+    (run / CHECKPOINTS).mkdir(exist_ok=True)
+    write_config(run, {**as_yaml(options), "resume": None})
+    return checkpoint, steps
+
+
+def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
+    """The checkpoint; if there is no last.ckpt, the run's newest one, or None if it has none yet."""
+    if checkpoint.exists() or checkpoint.name != LAST:
+        return checkpoint
+    if not any((run / CHECKPOINTS).glob("*.ckpt")):
+        print(f"{run} has no checkpoint yet: starting from the beginning")
+        return None
+    if newest := newest_readable(run / CHECKPOINTS):
+        print(f"{checkpoint} does not exist: resuming from {newest}")
+    return newest or checkpoint
+
+
+def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs: int) -> int:
+    """The number of steps before a checkpoint; loads its weights into `module`.
+
+    Raises UserError if the run can't resume from it. If it is damaged, the message names the newest readable one.
+    """
+    try:
+        content = read_checkpoint(checkpoint)
+        training_record(content)
+    except UserError as error:
+        other = newest_readable(run / CHECKPOINTS)
+        hint = f"the newest readable one: {resume_command(other)}" if other else "no other checkpoint is readable"
+        raise UserError(f"{error}; {hint}") from error
+    if content.get("format") != FORMAT:
+        raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with scripts/test.py)")
+    if not content.get("optimizer_states"):
+        # Lightning would silently start with a new one.
+        raise UserError(f"cannot resume from {checkpoint}: it lacks the optimizer's state (name another checkpoint)")
+    begun = content["epoch"] + 1
+    if max_epochs < begun:
+        raise UserError(
+            f"cannot resume from {checkpoint} to --max_epochs {max_epochs}: it has begun epoch {begun} (use "
+            f"--max_epochs {begun} or more, or train a new run)"
+        )
+    load_weights(module, content, checkpoint)
+    check_same_teacher(run, content.get("teacher"), module.teacher.identity if module.teacher else None)
+    return int(content["global_step"])
+
+
+def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
+    """Raise UserError if a run would resume with another teacher, or weigh it otherwise."""
+    if before != now:
+        hint = "give the options of its own teacher" if before else "give --teacher null"
+        wanted, found = describe_teacher(before), describe_teacher(now)
+        raise UserError(f"cannot resume {run} with the teacher {found}: it began with {wanted} ({hint})")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, but for saving: its own writes into the system's temporary folder and moves without a flush.
+    """Writes each checkpoint completely or not at all; Lightning's writer may leave half a file.
 
-    Across file systems a kill then leaves half a file where the good one was. Raises OSError where it can't write: the
-    disk is full, the folder was made read-only, or deleted under the run.
+    Lightning writes into the system's temporary folder and moves the file without a flush. Across file systems, a kill
+    then leaves half of the new checkpoint in place of the old one. Raises OSError if it can't write.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -38,19 +122,35 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic_write(path) as file:
                 torch.save({**checkpoint, "format": FORMAT}, file)
         except RuntimeError as error:
-            # torch's writer turns some of the system's errors into its own.
+            # torch's writer raises some of the system's errors as its own.
             if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
                 raise
             raise OSError(errno.EIO, str(error).partition("\n")[0], str(path)) from error
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which would forget the best score if the run folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
+class Patience(EarlyStopping):
+    """Lightning's EarlyStopping; a run that had stopped stays stopped unless --patience has grown."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
 class RandomState(Callback):
-    """Keeps torch's random numbers, the CPU's and the training device's, in each checkpoint, and puts them back.
+    """Saves torch's random state, of the CPU and the training device, in each checkpoint, and restores it.
 
-    Each of several processes has its own, so that no two drop the same of their images.
-
-    Lightning keeps none, so that dropout would start anew. They are put back just before the first step, after all that
-    may draw earlier, such as the graph for TensorBoard. A device of another kind than the checkpoint's starts its own.
+    Lightning saves none, so dropout would repeat its first masks. Each process has its own state, so that no two draw
+    the same masks. A device of another kind than the checkpoint's, or another number of devices, starts anew.
     """
 
     def __init__(self, seed: int) -> None:
@@ -68,6 +168,7 @@ class RandomState(Callback):
         self.restored = checkpoint.get("random_states", [])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Just before the first step: earlier, TensorBoard's graph and the sanity check draw random numbers too.
         device = trainer.strategy.root_device
         restored, self.restored = self.restored, []
         same_number = len(restored) == trainer.world_size
@@ -81,173 +182,106 @@ class RandomState(Callback):
             torch.get_device_module(device).set_rng_state(state[device.type])
 
 
-class Step(NamedTuple):
-    """A training step whose loss was not looked at yet."""
-
-    number: int
-    batch_idx: int
-    batch: Batch
-    rate: float
-    loss: Tensor
-
-
 class StopOnNonFinite(Callback):
-    """Raises UserError where the loss or a weight is NaN or infinite, before a checkpoint is made of it.
+    """Raises UserError if the loss or a weight is NaN or infinite, before a checkpoint is made of it.
 
-    On a GPU, where reading the loss waits for it, several steps are looked at together.
+    Reading a loss waits for the GPU that computes it, so there the losses of 50 steps are read together.
     """
 
     STEPS_TOGETHER = 50
 
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-        self.unread: list[Step] = []
+    def __init__(self) -> None:
+        self.unread: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        self.rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        loss, batch, batch_idx = args[0]["loss"], args[1], args[2]
-        on_cpu = loss.device.type == "cpu"
-        if on_cpu and math.isfinite(loss.item()):
-            return
-        self.unread.append(Step(trainer.global_step, batch_idx, batch, self.rate, loss))
-        if on_cpu or len(self.unread) == self.STEPS_TOGETHER:
-            self.check_losses(trainer)
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.unread.append((trainer.global_step + 1, rate, loss.detach()))
+        if loss.device.type == "cpu" or len(self.unread) == self.STEPS_TOGETHER:
+            self.check_losses()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.check_losses(trainer)
+        self.check_losses()
         for name, weights in pl_module.named_parameters():
             if not weights.isfinite().all():
-                raise UserError(
-                    f"the weights {name} are no longer finite behind step {trainer.global_step}; {self.advice}"
-                )
+                self.stop(f"the weights {name} are not finite after step {trainer.global_step}")
 
-    def check_losses(self, trainer: L.Trainer) -> None:
+    def check_losses(self) -> None:
         unread, self.unread = self.unread, []
-        for step in unread:
-            if not math.isfinite(step.loss.item()):
-                indices = step.batch.indices.tolist()
-                shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-                place = f"epoch {trainer.current_epoch + 1}, batch {step.batch_idx + 1}"
-                raise UserError(
-                    f"the loss is {step.loss.item()} at step {step.number} ({place}, learning rate {step.rate:.3g}, "
-                    f"{len(indices)} images: {shown}); {self.advice}"
-                )
+        for step, rate, loss in unread:
+            if not math.isfinite(loss.item()):
+                self.stop(f"the loss is {loss.item()} at step {step}, with learning rate {rate:.3g}")
 
-
-class Patience(EarlyStopping):
-    """Lightning's EarlyStopping; a resumed run stops where it had stopped, by the patience that is given now."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "patience": self.patience})
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.wait_count >= self.patience:
-            trainer.should_stop = True
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint; it remembers the best so far where the run folder was moved too."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def moved(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        state = {**state_dict, "dirpath": self.dirpath}
-        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            state[name] = moved(state[name])
-        state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
-        super().load_state_dict(state)
-
-
-class SaveInEpochs(Callback):
-    """Saves `last.ckpt` behind a step when so many minutes have gone by since it was last saved here.
-
-    Not behind an epoch's last step, which the epoch's own save follows. The clock is one that nobody sets.
-    """
-
-    def __init__(self, last: Path, minutes: float) -> None:
-        self.last = last
-        self.seconds = 60 * minutes
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved = time.monotonic()
-        self.agreement = Agreement()
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        due = time.monotonic() - self.saved >= self.seconds
-        if not trainer.is_last_batch and self.agreement.largest(due):
-            trainer.save_checkpoint(self.last, weights_only=False)
-            self.saved = time.monotonic()
+    def stop(self, reason: str) -> None:
+        raise UserError(f"cannot continue training: {reason} (train again with a smaller --lr)")
 
 
 class OwnSignals(Callback):
-    """Puts the program's own answers to signals back where Lightning has set its own for a validation or a test.
+    """Keeps this program's signal handlers in validation and test, for which Lightning sets its own.
 
-    Lightning 2.6 broadcasts in its handler of SIGTERM, whatever this process and the others are just exchanging.
+    In Lightning 2.6 its handler of SIGTERM broadcasts, in the middle of any other exchange between the processes.
     """
 
     def __init__(self) -> None:
         self.own = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.restore()
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.restore()
-
-    def restore(self) -> None:
+    def restore(self, *_: Any) -> None:
         for number, handler in self.own.items():
             signal.signal(number, handler)
 
+    on_sanity_check_start = on_test_start = restore  # type: ignore[assignment]
 
-class StopOnSignal(OwnSignals):
-    """At Ctrl-C or SIGTERM, saves `last.ckpt` behind the step at hand and raises `Interrupted`.
 
-    All processes stop behind the same step, whichever got the signal. A second one ends the program at once, but no
-    second SIGTERM one process of several: Linux sends it for each thread of a killed starter (LOG.md, 2026-11-25). One
-    during validation is answered when that ends, its checkpoint written. Lightning's own answer to Ctrl-C saves
-    nothing, and its answer to SIGTERM exits with status 0.
+class SaveInEpochs(OwnSignals):
+    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, and at Ctrl-C or SIGTERM before it stops.
+
+    All processes save after the same step, whichever received the signal, and raise `Interrupted`. If the signal comes
+    during validation, they stop after it. Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM.
+    A second signal ends the program at once. One of several processes ignores a second SIGTERM: Linux sends it once for
+    each thread of a launcher that was killed (LOG.md, 2026-11-25).
+
+    `ModelCheckpoint(train_time_interval=...)` can't replace this. It also saves after an epoch's last step; a run that
+    is killed then resumes without that epoch's validation. With several GPUs it broadcasts through them at each step.
     """
 
-    def __init__(self, last: Path, advice: str) -> None:
-        self.last = last
-        self.advice = advice
+    def __init__(self, last: Path, minutes: float | None) -> None:
         super().__init__()
+        self.last = last
+        self.seconds = 60 * minutes if minutes else math.inf
         self.received = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Here, not earlier: Lightning sets its own handlers after on_fit_start.
+        # Not earlier: Lightning sets its own handlers after on_fit_start.
         for number in SIGNALS:
             signal.signal(number, self.receive)
+        self.saved = time.monotonic()
         self.agreement = Agreement()
 
     def receive(self, signum: int, frame: Any) -> None:
         self.received = signum
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        if launched():
+        if cluster_environment():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if not is_first():
-            return
-        with contextlib.suppress(OSError):  # what reads it may have ended by the same Ctrl-C
-            os.write(2, b"\nstopping behind this step or validation, and saving; once more to stop at once\n")
+        if is_rank_zero():
+            with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
+                os.write(2, b"\nstopping after this step or validation, then saving; repeat to stop at once\n")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        # Behind an epoch's last batch comes validation, and with it a checkpoint of the whole epoch.
-        if not trainer.is_last_batch and (received := self.agreement.largest(self.received)):
+        if trainer.is_last_batch:  # validation and the epoch's own checkpoint follow
+            return
+        due = int(time.monotonic() - self.saved >= self.seconds)  # 1 is less than any of the signals
+        if reason := self.agreement.largest(self.received or due):
             trainer.save_checkpoint(self.last, weights_only=False)
-            raise Interrupted(received, self.advice)
+            self.saved = time.monotonic()
+            if reason in SIGNALS:
+                raise Interrupted(reason)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if received := self.agreement.largest(self.received):
-            raise Interrupted(received, self.advice)
+            raise Interrupted(received)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.restore()
-        if received := self.agreement.largest(self.received):
-            raise Interrupted(received, self.advice)
+        self.on_train_epoch_start(trainer, pl_module)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.restore()
+    on_exception = OwnSignals.restore  # type: ignore[assignment]

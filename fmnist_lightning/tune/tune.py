@@ -1,145 +1,102 @@
-"""The search over a recipe's options. Heavy imports stand inside the functions, so that `--help` answers at once."""
+"""The search command: from options to the best recipe."""
 
-import inspect
 import shlex
-from collections.abc import Mapping
+import warnings
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-from jsonargparse.typing import PositiveInt
-
-from fmnist_lightning.cli import LOG_DIR, Accelerator, Dataset, Precision, Seed, Share, require
-from fmnist_lightning.data.datamodule import FashionMNISTDataModule, resolve_dataset, suggesting_drawn
-from fmnist_lightning.errors import Interrupted, UserError
-from fmnist_lightning.ranks import launched
+from fmnist_lightning.cli import require
+from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.report.console import quiet
-from fmnist_lightning.runs.folders import DATA_OPTIONS, DEVICE_OPTIONS
-from fmnist_lightning.training.devices import resolve_devices
-from fmnist_lightning.training.launching import count_devices
-from fmnist_lightning.training.recipes import given_options, read_recipe
-from fmnist_lightning.training.train import prepare_teacher
-from fmnist_lightning.tune.database_url import database_url, masked
-from fmnist_lightning.tune.results import PLOTS, SCORE, counted, draw_study, percent, write_best
-from fmnist_lightning.tune.search import Search
-from fmnist_lightning.tune.space import Plan, read_space
-from fmnist_lightning.tune.study import explaining_store
+from fmnist_lightning.runs.options import (
+    DeviceOptions,
+    TrainOptions,
+    TuneOptions,
+    read_recipe,
+    recipe_values,
+    values_of,
+)
+from fmnist_lightning.training.devices import cluster_environment, resolve_devices
+from fmnist_lightning.training.train import prepare_data, prepare_teacher
 
-# Options of this command that stand in for the recipe's.
-OWN = ("dataset", "data_dir", "val_fraction", "accelerator", "devices", "precision")
-# Those of them that belong into the best recipe: they change what it comes to.
+# Options of this command that replace the recipe's. Those that change its result belong in the best recipe.
 KEPT = ("dataset", "val_fraction", "precision")
+OWN = (*KEPT, "data_dir", "accelerator", "devices")
 
 
-def tune(
-    *,
-    recipe: str = "recipes/fast.yaml",
-    space: str = "recipes/search/tuned.yaml",
-    trials: PositiveInt = 50,
-    study: str = f"{LOG_DIR}/study",
-    storage: str | None = None,
-    prune: bool = True,
-    sampler_seed: Seed = 0,
-    dataset: Dataset | None = None,
-    data_dir: str | None = None,
-    val_fraction: Share | None = None,
-    accelerator: Accelerator | None = None,
-    devices: int | str | None = None,
-    precision: Precision | None = None,
-) -> None:
-    """Search for better options of a recipe, on the validation cut alone, and write the best ones as a recipe.
+def tune(options: TuneOptions) -> None:
+    """Search, write the best recipe, and draw the study.
 
-    Each trial is a training of scripts/train.py with other options; its score is the val/accuracy of the checkpoint
-    that a test would take, and the test set stays shut. The first trial is the recipe itself, where the space has
-    room for its options, so that the best one is no worse. Stopped or killed, the same command goes on, and started
-    several times at once, it shares the work. Needs Optuna: pip install --editable '.[tune]'.
-
-    Args:
-        recipe: The recipe whose options are searched. Its seed is that of every trial.
-        space: Which options, between which values: a YAML file such as recipes/search/tuned.yaml.
-        trials: Completed, pruned and failed trials of the study in all, those of earlier and of other processes too.
-        study: Folder of the search: its database, a run folder for each trial, best.yaml and plots.
-        storage: URL of a database for machines that share a study of one name, the study folder's, if it is not to be
-            SQLite in the study folder. $NAME in it stands for a variable of the environment, such as a password.
-        prune: Stop a trial that is worse than the median of the completed ones, from half of its epochs on and once
-            five are completed. None is stopped where the space has max_epochs.
-        sampler_seed: Of what is tried, together with the trial's number.
-        dataset: fashion_mnist; drawn; auto, the first that can be had; if not the recipe's.
-        data_dir: Folder of the data, if not the recipe's.
-        val_fraction: Share of the training set that is kept for validation, if not the recipe's.
-        accelerator: Where to compute, if not where the recipe says.
-        devices: Which device, as Lightning names them, if not the recipe's.
-        precision: Arithmetic, if not the recipe's.
+    Raises UserError if recipe, space, data or database can't be used; Interrupted at a signal.
     """
-    plan = plan_search(locals())
+    file, folder = Path(options.recipe), Path(options.study)
+    own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
+    recipe = replace(read_recipe(file), **own)
+    check_searchable(recipe)
     require(["optuna"], "a search", "tune")
-    try:
-        carry_out(plan, database_url(plan.folder, storage))
-    except Interrupted as interruption:
-        raise Interrupted(interruption.signum, f"to go on: {plan.command}") from None
+    # They import packages of an optional extra.
+    from fmnist_lightning.tune import results, search, space
 
-
-def plan_search(given: Mapping[str, Any]) -> Plan:
-    """What the command's options ask for. Raises UserError where recipe or space make no search."""
-    recipe, folder = Path(given["recipe"]), Path(given["study"])
-    own = {name: given[name] for name in OWN if given[name] is not None}
-    options = {**read_recipe(recipe), **own}
-    if not options["val_fraction"]:
-        raise UserError(
-            f"{recipe} trains on all images (val_fraction 0), and a search judges by some: give --val_fraction 0.1"
-        )
-    held = {*given_options(recipe), *(name for name in own if name in KEPT)}
-    return Plan(
-        options=options,
-        held=frozenset(held - {"resume", "fast_dev_run"}),
-        space=read_space(Path(given["space"])),
+    searched = space.read_space(Path(options.space))
+    url = search.database_url(folder, options.storage)
+    command = command_line(replace(options, storage=options.storage and search.without_secrets(options.storage)))
+    plan = space.Plan(
+        recipe=prepare(recipe),
+        held=frozenset((recipe_values(file).keys() - {"resume", "fast_dev_run"}) | (own.keys() & {*KEPT})),
+        space=searched,
         folder=folder,
-        # A folder can be moved with its own database. In another one, this name says what machines share.
-        study_name=folder.resolve().name if given["storage"] else "study",
-        trials=given["trials"],
-        prune=given["prune"],
-        sampler_seed=given["sampler_seed"],
-        command=command_line(given),
+        # A folder can be moved with its own database. In a shared one its name identifies the study.
+        study_name=folder.resolve().name if options.storage else "study",
+        trials=options.trials,
+        prune=options.prune,
+        sampler_seed=options.sampler_seed,
+        command=command,
     )
-
-
-def command_line(given: Mapping[str, Any]) -> str:
-    """The command as it can be typed again, but for a password."""
-    shown = {**given, "storage": given["storage"] and masked(given["storage"])}
-    parameters = inspect.signature(tune).parameters.values()
-    words = [(f"--{one.name}", str(shown[one.name])) for one in parameters if given[one.name] != one.default]
-    return shlex.join(["python", "scripts/tune.py", *(word for pair in words for word in pair)])
-
-
-def carry_out(plan: Plan, url: str) -> None:
-    """Search, write the best recipe, draw the study, and say so."""
-    plan = plan._replace(options=checked(plan.options))
-    print(plan.command)
-    with explaining_store(url, f"what is in it stays; when it can be used, go on: {plan.command}"):
-        search = Search(plan, url)
-        search.run()
-        with search.claim:  # each process that ends does this
-            best = write_best(search.study, plan)
-            plots = draw_study(search.study, plan.folder / PLOTS, plan.options["dataset"])
-        print(f"\n{counted(search.study)}; the best: {SCORE} {percent(search.study.best_value)}")
-    print(f"the study as figures: {plots}")
+    print(command)
+    with (
+        warnings.catch_warnings(),
+        advising(f"to resume: {command}"),
+        search.explaining_database(url, f"what is in it stays; to resume: {command}"),
+    ):
+        warnings.simplefilter("ignore", search.ExperimentalWarning)  # heartbeats are experimental in Optuna
+        process = search.Search(plan, url)
+        process.run()
+        with process.lock:  # each process that ends does this
+            best = results.write_best(process.study, plan)
+            plots = results.draw_study(process.study, folder / results.PLOTS, plan.recipe.dataset)
+        score = f"{results.SCORE} {results.percent(process.study.best_value)}"
+        print(f"\n{results.trial_counts(process.study)}; the best: {score}")
+    print(f"plots of the study: {plots}")
     print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")
 
 
-def checked(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with data set and teacher resolved. Raises UserError where one of them would fail every trial."""
-    quiet()
-    # Processes of one training would each draw a trial of their own, and share its gradients with the others'.
-    accelerator, devices, num_nodes = (options[name] for name in ("accelerator", "devices", "num_nodes"))
-    if launched() or count_devices(accelerator, devices) * num_nodes > 1:
+def check_searchable(recipe: TrainOptions) -> None:
+    """Raise UserError if the recipe leaves no validation split, or needs several processes."""
+    if not recipe.val_fraction:
         raise UserError(
-            f"--devices {devices} on {num_nodes} machine(s) asks for several processes, or this is one of several, and "
-            "a trial is one process: take one device, and start the search several times to share the work"
+            "cannot search a recipe that trains on all images (val_fraction 0): trials are judged on a validation split "
+            "(give --val_fraction 0.1)"
         )
-    resolved = resolve_devices(**{name: options[name] for name in DEVICE_OPTIONS})
-    options = {**options, "dataset": resolve_dataset(options["dataset"], Path(options["data_dir"]))}
-    options, _ = prepare_teacher(options, resolved.fabric)
-    datamodule = FashionMNISTDataModule(**{name: options[name] for name in DATA_OPTIONS})
-    with suggesting_drawn():
-        datamodule.prepare_data()
-    datamodule.setup("fit")
-    return options
+    # Processes of one training would each ask for a trial of their own, and average their gradients.
+    several = recipe.num_nodes > 1 or cluster_environment()
+    if several or resolve_devices(**values_of(recipe, DeviceOptions)).to_launch:
+        raise UserError(
+            f"cannot search with --devices {recipe.devices} on {recipe.num_nodes} machine(s), or under torchrun: a trial "
+            "is one process (use one device, and start the search several times to share the work)"
+        )
+
+
+def prepare(recipe: TrainOptions) -> TrainOptions:
+    """The recipe with its data set and teacher resolved; the data is downloaded. Raises UserError if one is missing."""
+    quiet()
+    fabric = resolve_devices(**values_of(recipe, DeviceOptions)).fabric
+    recipe, _ = prepare_data(recipe, fabric)
+    recipe, _ = prepare_teacher(recipe, fabric)
+    return recipe
+
+
+def command_line(options: TuneOptions) -> str:
+    """The command that has these options."""
+    values = {one.name: (getattr(options, one.name), one.default) for one in fields(options)}
+    words = [(f"--{name}", str(value)) for name, (value, default) in values.items() if value != default]
+    return shlex.join(["python", "scripts/tune.py", *(word for pair in words for word in pair)])

@@ -24,7 +24,7 @@ from test_tuning import (
 )
 
 from fmnist_lightning.cli import parse
-from fmnist_lightning.training.train import warn_once
+from fmnist_lightning.training.distillation import warn_once
 from fmnist_lightning.tune.tune import tune
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
