@@ -1,4 +1,4 @@
-"""What a tested run shows: numbers, plots, tables, the HTML report, TensorBoard's pictures, comparisons.
+"""What a test found: analysis, plots, tables, the HTML report, plots for TensorBoard, and the comparison of runs.
 
-Nothing here trains or tests.
+Everything here reads predictions and metrics that exist; code that trains or tests a model belongs elsewhere.
 """

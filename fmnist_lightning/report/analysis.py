@@ -1,10 +1,11 @@
-"""What predictions say: of each class, of each pair of classes, of the worst mistakes, of trust in a probability.
+"""Analyze predictions: metrics of each class, confused pairs, worst mistakes, calibration.
 
-Throughout, probs are (n, 10) float32 and labels (n,) int64; a class may be without images.
+In every function probs are (n, 10) float32 and labels (n,) int64. A class may have no images.
 """
 
 import math
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,110 +19,66 @@ Array = NDArray[Any]
 CALIBRATION_BINS = 15  # as in Guo et al. (2017), https://arxiv.org/abs/1706.04599
 
 
-class ClassFigures(NamedTuple):
-    """One class against the rest, as fractions; nan where they are not defined, as in a class without an image."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    auroc: float
-    images: int
-
-
-class Confusion(NamedTuple):
-    """How often two classes were taken for each other."""
-
-    first: int
-    second: int
-    first_as_second: int
-    second_as_first: int
-
-    @property
-    def total(self) -> int:
-        return self.first_as_second + self.second_as_first
-
-
-class Calibration(NamedTuple):
-    """Of the images whose highest probability falls in each of CALIBRATION_BINS equal bins; nan in an empty one."""
-
-    counts: NDArray[np.int64]
-    confidence: NDArray[np.float64]  # mean highest probability
-    accuracy: NDArray[np.float64]
-
-
 def confusion_matrix(probs: Array, labels: Array) -> NDArray[np.int64]:
-    """Counts (10, 10): rows are the truth, columns the prediction."""
+    """Counts (10, 10): true classes in rows, predicted classes in columns."""
     size = len(CLASSES)
     cells = np.bincount(labels * size + probs.argmax(axis=1), minlength=size**2)
     return cells.reshape(size, size).astype(np.int64)
 
 
 def one_vs_rest(probs: Array, labels: Array) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """For each class that has images, and whose rest has some: its probabilities (n,), and whether it is the truth."""
-    split = {
-        label: (torch.from_numpy(probs[:, label]), torch.from_numpy(labels == label).long())
+    """Scores (n,) and truth (n,) of each class, unless all images or none belong to it."""
+    pairs = {
+        int(label): (torch.from_numpy(probs[:, label]), torch.from_numpy(labels == label).long())
         for label in np.unique(labels)
     }
-    return {int(label): pair for label, pair in split.items() if not pair[1].all()}
+    return pairs if len(pairs) > 1 else {}
 
 
-def roc_areas(probs: Array, labels: Array) -> dict[int, float]:
-    """Area under the ROC curve of each class against the rest, where there is one."""
-    return {label: tm.binary_auroc(*pair).item() for label, pair in one_vs_rest(probs, labels).items()}
-
-
-def average_precisions(probs: Array, labels: Array) -> dict[int, float]:
-    """Average precision of each class against the rest, where there is one."""
-    return {label: tm.binary_average_precision(*pair).item() for label, pair in one_vs_rest(probs, labels).items()}
-
-
-def per_class(probs: Array, labels: Array) -> list[ClassFigures]:
-    """Precision, recall, F1 and AUC of each class against the rest, in the order of CLASSES."""
+def per_class(probs: Array, labels: Array) -> dict[str, Array]:
+    """Metrics of each class against the rest, (10,) fractions by name, nan if undefined; and its number of images."""
     counts = confusion_matrix(probs, labels)
-    areas = roc_areas(probs, labels)
-    right, images, taken = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is nan: nothing to tell
-        precision, recall, f1 = right / taken, right / images, 2 * right / (images + taken)
-    return [
-        ClassFigures(name, float(precision[i]), float(recall[i]), float(f1[i]), areas.get(i, math.nan), int(images[i]))
-        for i, name in enumerate(CLASSES)
-    ]
+    right, images, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    auroc, average_precision = np.full((2, len(CLASSES)), math.nan)
+    for label, pair in one_vs_rest(probs, labels).items():
+        auroc[label] = tm.binary_auroc(*pair)
+        average_precision[label] = tm.binary_average_precision(*pair)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is nan
+        precision, recall, f1 = right / predicted, right / images, 2 * right / (images + predicted)
+    areas = {"auroc": auroc, "average_precision": average_precision}
+    return {"precision": precision, "recall": recall, "f1": f1, **areas, "images": images}
 
 
-def most_confused(counts: NDArray[np.int64]) -> list[Confusion]:
-    """All pairs of classes, from the one most often mistaken for each other, both ways summed, to the least."""
-    pairs = [
-        Confusion(first, second, int(counts[first, second]), int(counts[second, first]))
-        for first in range(len(counts))
-        for second in range(first + 1, len(counts))
-    ]
-    return sorted(pairs, key=lambda pair: -pair.total)
+def most_confused(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """All pairs of classes, the one with the most mistakes first."""
+    return sorted(combinations(range(len(counts)), 2), key=lambda pair: -counts[pair] - counts[pair[::-1]])
 
 
 def worst_mistakes(probs: Array, labels: Array, count: int) -> NDArray[np.int64]:
-    """Indices of the `count` wrongly classified images that gave their true class least, so have the highest loss."""
+    """Indices of the `count` wrong predictions with the highest loss."""
     wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
-    of_truth = probs[wrong, labels[wrong]]
-    return wrong[of_truth.argsort(kind="stable")[:count]]
+    return wrong[probs[wrong, labels[wrong]].argsort(kind="stable")[:count]]
 
 
-def calibration(probs: Array, labels: Array) -> Calibration:
-    """How often the prediction is right, by how sure it is. A probability of 1 belongs to the last bin."""
+def calibration(probs: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Images, mean confidence and accuracy of CALIBRATION_BINS equal bins of the confidence; nan in an empty bin.
+
+    The confidence is the highest probability. The last bin includes 1.
+    """
     confidence = probs.max(axis=1).astype(np.float64)
-    correct = probs.argmax(axis=1) == labels
-    counts, sure, right = (
+    correct = (probs.argmax(axis=1) == labels).astype(np.float64)
+    images, confidences, corrects = (
         np.histogram(confidence, CALIBRATION_BINS, range=(0, 1), weights=weights)[0]
-        for weights in (None, confidence, correct.astype(np.float64))
+        for weights in (None, confidence, correct)
     )
     with np.errstate(invalid="ignore"):
-        return Calibration(counts, sure / counts, right / counts)
+        return images, confidences / images, corrects / images
 
 
 def calibration_error(probs: Array, labels: Array) -> float:
-    """Expected calibration error of the predicted class: mean distance of a bin's accuracy from its confidence.
+    """Expected calibration error of the predicted class.
 
-    As torchmetrics' `multiclass_calibration_error`, which gives probabilities of just 1 a bin of their own, though.
+    Unlike torchmetrics' `multiclass_calibration_error`, it gives a confidence of exactly 1 no bin of its own.
     """
-    counts, confidence, accuracy = calibration(probs, labels)
-    return float(np.nansum(counts * abs(accuracy - confidence)) / counts.sum())
+    images, confidence, accuracy = calibration(probs, labels)
+    return float(np.nansum(images * abs(accuracy - confidence)) / images.sum())

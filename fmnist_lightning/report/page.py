@@ -1,175 +1,177 @@
-"""The report of a tested run: one HTML file that opens anywhere, with its pictures in it, and beside it as PNG."""
+"""Write the report of a tested run: one HTML file with its plots inside, and the same plots as PNG files."""
 
 import base64
-import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-from matplotlib.figure import Figure
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fmnist_lightning.data.fashion_mnist import CLASSES
 from fmnist_lightning.data.sources import TITLES
-from fmnist_lightning.errors import UserError
-from fmnist_lightning.report import descriptions, plots, tables
-from fmnist_lightning.report.analysis import Array, confusion_matrix, most_confused, worst_mistakes
-from fmnist_lightning.report.findings import Curves, Predictions, read_curves, read_metrics, read_predictions
-from fmnist_lightning.report.svg import inline_svg
-from fmnist_lightning.report.tables import Table
+from fmnist_lightning.metrics import ORIGINAL, wilson_interval
+from fmnist_lightning.report import analysis, plots, tables
+from fmnist_lightning.report.results import Curves, Predictions, read_curves, read_metrics, read_predictions
+from fmnist_lightning.report.tables import Table, percent
 from fmnist_lightning.runs.files import atomic_write, write_text
 from fmnist_lightning.runs.folders import REPORT, REPORT_PICTURES, read_config
+from fmnist_lightning.runs.options import AugmentationOptions, names
 
-TEMPLATES = Path(__file__).parent / "templates"
-MISTAKES = 24  # images that are shown
 PAIRS = 10
-PNG_DPI = 150
+# What the report says about the training, by the names in metrics.json.
+TRAINING = (
+    *("model", "parameters", "epochs", "training_seconds", "batch_size", "arithmetic", "seed"),
+    *("checkpoint", "checkpoint_epoch", "tta"),
+)
+# The pair that the original's author calls hard to tell apart.
+AUTHORS_PAIR = (CLASSES.index("T-shirt/top"), CLASSES.index("Shirt"))
 
 
-class Drawing(NamedTuple):
-    """A figure, and what it shows in words."""
+class Section(NamedTuple):
+    """A part of the page; names without a plot are skipped."""
 
-    figure: Figure
-    words: str
-
-
-class Mistake(NamedTuple):
-    """A wrongly classified image."""
-
-    number: int  # in the test set, from 0
-    image: Array  # (28, 28) uint8
-    truth: str
-    predicted: str
-    probability: str  # of the predicted class
-
-    @property
-    def address(self) -> str:
-        """The image as PNG in an address of its own."""
-        buffer = io.BytesIO()
-        Image.fromarray(self.image).save(buffer, "png")
-        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    title: str
+    text: str = ""
+    plots: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()  # shown on a click
 
 
 def write_report(run: Path, images: Tensor) -> Path:
-    """Write report.html and report/NAME.png of a tested run; returns the HTML file.
+    """Write report.html and report/NAME.png of a tested run; return the path of the HTML file.
 
-    Images are those of the test set, (n, 1, 28, 28) uint8, in file order; all else is read from the run folder.
-    Raises UserError where its files can't be read or are not of these images.
+    `images` (n, 1, 28, 28) uint8 are those of the test set, in file order. Raises UserError if a file of the run can't
+    be read.
     """
     metrics = read_metrics(run)
-    if metrics["dataset"] not in TITLES or metrics["n"] != len(images):
-        raise UserError(
-            f"{run} was tested on {metrics['n']} images of {metrics['dataset']}, not on these {len(images)}"
-        )
     predictions, curves, config = read_predictions(run, metrics), read_curves(run), read_config(run)
-    mistakes = find_mistakes(predictions, images)
-    drawings = draw(predictions, curves)
-    mosaic = draw_mistakes(predictions, images)
+    figures = plots.prediction_plots(*predictions, images.cpu().numpy())
+    if curves:
+        figures["learning_curves"] = plots.curves_plot(curves)
     if metrics["dataset"] == "drawn":
-        for figure in (mosaic, *(drawing.figure for drawing in drawings.values())):
+        for figure in figures.values():
             plots.mark(figure, TITLES["drawn"])
+    pictures = {name: plots.png(figure) for name, figure in figures.items()}
+    for name, content in pictures.items():
+        with atomic_write(run / REPORT_PICTURES / f"{name}.png") as file:
+            file.write(content)
     page = template().render(
         run=run.resolve().name,
         metrics=metrics,
         dataset=TITLES[metrics["dataset"]],
-        svg={name: inline_svg(drawing.figure, name, drawing.words) for name, drawing in drawings.items()},
-        mistakes=mistakes,
-        words=tell(metrics, config, predictions),
-        tables=tabulate(metrics, config, predictions, curves),
-        environments=environments(metrics),
+        sections=sections(metrics, config, predictions, curves),
+        alts=alternative_texts(metrics, predictions, curves),
+        images={name: base64.b64encode(content).decode() for name, content in pictures.items()},
     )
-    for name, figure in {"worst_mistakes": mosaic, **{name: drawings[name].figure for name in drawings}}.items():
-        with atomic_write(run / REPORT_PICTURES / f"{name}.png") as file:
-            figure.savefig(file, format="png", dpi=PNG_DPI)
     write_text(run / REPORT, page)
     return run / REPORT
 
 
 def template() -> jinja2.Template:
-    """The page. It escapes all text that is put into it, and fails where something is missing."""
-    pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """The page. It escapes all text, and raises if a value is missing."""
+    folder = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    pages = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return pages.get_template("report.html")
 
 
-def find_mistakes(predictions: Predictions, images: Tensor) -> list[Mistake]:
-    """The wrongly classified images with the highest loss, the highest first."""
-    probs, labels = predictions
+def sections(
+    metrics: dict[str, Any], config: dict[str, Any], predictions: Predictions, curves: Curves
+) -> list[Section]:
+    counts = analysis.confusion_matrix(*predictions)
+    mistakes = tables.mistakes_table(*predictions, plots.MISTAKES)
+    matrix = [tables.confusion_table(counts)]
     return [
-        Mistake(
-            number=int(index),
-            image=images[index, 0].cpu().numpy(),
-            truth=CLASSES[labels[index]],
-            predicted=CLASSES[probs[index].argmax()],
-            probability=f"{100 * probs[index].max():.1f}\N{NO-BREAK SPACE}%",
+        Section("Result", describe_result(metrics), tables=[tables.result_table(metrics)]),
+        Section(
+            "Learning curves", describe_measuring(config), ["learning_curves"], folded=[tables.curves_table(curves)]
         )
-        for index in worst_mistakes(probs, labels, MISTAKES)
+        if curves
+        else Section("Learning curves", "There are none: the run folder holds no TensorBoard event files."),
+        Section("Confusion matrix", "An empty cell is zero.", ["confusion_by_row", "confusion"], folded=matrix),
+        Section("Most confused pairs", describe_authors_pair(counts), tables=[tables.pairs_table(counts, PAIRS)]),
+        Section("Worst mistakes", "Wrong predictions with the highest loss.", ["worst_mistakes"], folded=[mistakes]),
+        Section("Classes", "", ["roc", "precision_recall"], [tables.per_class_table(*predictions)]),
+        Section(
+            "Calibration",
+            describe_calibration(*predictions),
+            ["reliability"],
+            folded=[tables.calibration_table(*predictions)],
+        ),
+        Section("Run", tables=facts(metrics, config)),
     ]
 
 
-def draw_mistakes(predictions: Predictions, images: Tensor) -> Figure:
-    shown = worst_mistakes(*predictions, MISTAKES)
-    return plots.mistakes_figure(images[shown, 0].cpu().numpy(), *(values[shown] for values in predictions))
-
-
-def draw(predictions: Predictions, curves: Curves) -> dict[str, Drawing]:
-    """The figures by their names; without curves where there are none."""
-    counts = confusion_matrix(*predictions)
-    confusion = descriptions.describe_confusion(counts)
-    drawings = {
-        "confusion_by_row": Drawing(plots.confusion_figure(counts, by_row=True), confusion),
-        "confusion": Drawing(plots.confusion_figure(counts, by_row=False), confusion),
-        "roc": Drawing(plots.roc_figure(*predictions), descriptions.describe_roc(*predictions)),
-        "precision_recall": Drawing(
-            plots.precision_recall_figure(*predictions), descriptions.describe_precision_recall(*predictions)
-        ),
-        "reliability": Drawing(plots.reliability_figure(*predictions), descriptions.describe_reliability(*predictions)),
-    }
-    if curves:
-        drawings["learning_curves"] = Drawing(plots.curves_figure(curves), descriptions.describe_curves(curves))
-    return drawings
-
-
-def tell(metrics: dict[str, Any], config: dict[str, Any], predictions: Predictions) -> dict[str, str]:
-    """The report's sentences."""
-    counts = confusion_matrix(*predictions)
-    return {
-        "result": descriptions.describe_result(metrics),
-        "curves": descriptions.describe_measuring(config),
-        "authors_pair": descriptions.describe_authors_pair(most_confused(counts), counts),
-        "calibration": descriptions.describe_calibration(*predictions),
-    }
-
-
-def tabulate(
-    metrics: dict[str, Any], config: dict[str, Any], predictions: Predictions, curves: Curves
-) -> dict[str, Table]:
-    counts = confusion_matrix(*predictions)
-    return {
-        "result": tables.result_table(metrics),
-        "curves": tables.curves_table(curves),
-        "confusion": tables.confusion_table(counts),
-        "pairs": tables.pairs_table(most_confused(counts)[:PAIRS]),
-        "classes": tables.per_class_table(*predictions),
-        "calibration": tables.calibration_table(*predictions),
-        "training": tables.training_table(metrics),
-        "options": tables.options_table(config),
-    }
-
-
-def environments(metrics: dict[str, Any]) -> list[Table]:
-    """Where the run was trained, its earlier parts too, and where it was tested, if elsewhere."""
+def facts(metrics: dict[str, Any], config: dict[str, Any]) -> list[Table]:
+    """Training, its environment and that of its earlier parts, that of the test if it differs, and all options."""
     trained = {name: metrics.get(name) for name in metrics["tested_with"]}
-    found = [tables.environment_table(trained, "Environment of the training")]
-    # An empty one is of a checkpoint that does not tell.
+    environments = [(trained, "Environment of the training")]
+    # A checkpoint that records no environment leaves an empty one.
     for earlier in filter(None, metrics.get("earlier_environments", [])):
-        found.append(tables.environment_table(earlier, "Environment of an earlier part of the training"))
+        environments.append((earlier, "Environment of an earlier part of the training"))
     if metrics["tested_with"] != trained:
-        found.append(tables.environment_table(metrics["tested_with"], "Environment of the test"))
-    return found
+        environments.append((metrics["tested_with"], "Environment of the test"))
+    training = {name: metrics.get(name) for name in TRAINING}
+    contents = [(training, "Training"), *environments, (config, "Options, from config.yaml")]
+    return [tables.facts_table(content, caption) for content, caption in contents]
+
+
+def alternative_texts(metrics: dict[str, Any], predictions: Predictions, curves: Curves) -> dict[str, str]:
+    """A sentence for each plot, for readers who don't see it."""
+    right = f"{round(metrics['accuracy'] * metrics['n']):,} of {metrics['n']:,} images are on the diagonal"
+    ends = ", ".join(f"{name} {points[-1][1]:.4f}" for name, points in curves.items())
+    precision = float(np.nanmean(analysis.per_class(*predictions)["average_precision"]))
+    return {
+        "learning_curves": f"Learning curves, which end at {ends}.",
+        "confusion_by_row": f"Confusion matrix in percent of each true class; {right}.",
+        "confusion": f"Confusion matrix in images; {right}.",
+        "worst_mistakes": "Wrongly classified images with the highest loss.",
+        "roc": f"ROC curve of each class; their mean area is {percent(metrics['auroc'])}%.",
+        "precision_recall": f"Precision-recall curve of each class; their mean area is {percent(precision)}%.",
+        "reliability": "Accuracy of the predictions by their confidence.",
+    }
+
+
+def describe_result(metrics: Mapping[str, Any]) -> str:
+    """Accuracy with its interval and, if the data is Fashion-MNIST, whether the original's accuracy lies in it."""
+    low, high = (100 * bound for bound in wilson_interval(metrics["accuracy"], metrics["n"]))
+    text = (
+        f"The model recognizes {percent(metrics['accuracy'])}% of {metrics['n']:,} images "
+        f"(95% Wilson interval {low:.2f} to {high:.2f}). Precision, recall, F1 and AUC are means over the classes."
+    )
+    if metrics["dataset"] != "fashion_mnist":
+        return text
+    original = ORIGINAL["accuracy"]
+    place = "below" if original < low else "above" if original > high else "within"
+    return f"{text} The original's accuracy, {original:.2f}%, is {place} the interval."
+
+
+def describe_measuring(config: Mapping[str, Any]) -> str:
+    """How the training metrics in the learning curves were measured."""
+    augmented = " and on augmented images" if any(config.get(name) for name in names(AugmentationOptions)) else ""
+    mixed = ", against the label of the larger part of each mixed image" if config.get("mixup") else ""
+    return f"Training metrics are measured with dropout{augmented}{mixed}, so validation can look better."
+
+
+def describe_authors_pair(counts: NDArray[np.int64]) -> str:
+    """How often T-shirt and shirt are confused, and the rank of that among all pairs."""
+    shirt, other = AUTHORS_PAIR[1], AUTHORS_PAIR[0]
+    rank = analysis.most_confused(counts).index(AUTHORS_PAIR) + 1
+    mistakes = counts.sum() - counts.trace()
+    both = counts[shirt, other] + counts[other, shirt]
+    return (
+        "The original's author calls T-shirt/top and Shirt hard to tell apart. The model takes "
+        f"{counts[shirt, other]:,} of {counts[shirt].sum():,} shirts for T-shirts, and {counts[other, shirt]:,} of "
+        f"{counts[other].sum():,} T-shirts for shirts: {both:,} of {mistakes:,} mistakes, rank {rank} of all pairs."
+    )
+
+
+def describe_calibration(probs: analysis.Array, labels: analysis.Array) -> str:
+    confidence, accuracy = probs.max(axis=1).mean(), (probs.argmax(axis=1) == labels).mean()
+    return (
+        f"The mean confidence is {percent(confidence)}%, the accuracy {percent(accuracy)}%: the model is "
+        f"{'overconfident' if confidence > accuracy else 'underconfident'}. "
+        f"Its expected calibration error is {percent(analysis.calibration_error(probs, labels))}%."
+    )

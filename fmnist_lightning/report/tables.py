@@ -1,4 +1,4 @@
-"""What a test and its run say as tables, for the report's HTML and for TensorBoard's Markdown."""
+"""Tables of a test and its run, for the report's HTML, for the console, and for TensorBoard's Markdown."""
 
 import json
 import math
@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.report.analysis import CALIBRATION_BINS, Array, Confusion, calibration, per_class
-from fmnist_lightning.report.console import result_rows
+from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL, wilson_interval
+from fmnist_lightning.report import analysis
+from fmnist_lightning.report.analysis import Array
 
-NOTHING = "-"  # in a cell whose value is not defined
+LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
+UNDEFINED = "-"
 
 
 class Table(NamedTuple):
-    """Plain text; the first cell of a row names the row."""
+    """Plain text. The first cell of a row names the row."""
 
     caption: str
     header: tuple[str, ...]
@@ -24,38 +26,48 @@ class Table(NamedTuple):
 
 
 def as_markdown(table: Table) -> str:
-    lines = (table.header, ("---",) * len(table.header), *table.rows)
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+    """A Markdown table with aligned columns."""
+    lines = [[cell.replace("|", "&#124;") for cell in line] for line in (table.header, *table.rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
-def percent(fraction: float, digits: int = 2) -> str:
-    return NOTHING if math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
+def percent(fraction: float) -> str:
+    return UNDEFINED if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
-    """The five figures, beside the original's where the data is the original's."""
-    shown = (0, 1, 2, 3) if metrics["dataset"] == "fashion_mnist" else (0, 2, 3)
-    header, *rows = (
-        tuple(line[column] for column in shown)
-        for line in (("metric", "original", "this run", "95 % interval"), *result_rows(metrics))
-    )
-    return Table(f"Result on the {metrics['split']} set, per cent", header, rows)
+    """The five metrics, next to the original's if the data is Fashion-MNIST."""
+    low, high = wilson_interval(metrics["accuracy"], metrics["n"])
+    intervals = {"accuracy": f"{percent(low)} to {percent(high)}"}
+    columns = {
+        "metric": [LABELS[name] for name in METRIC_NAMES],
+        "original": [f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES],
+        "this run": [percent(metrics[name]) for name in METRIC_NAMES],
+        "95% interval": [intervals.get(name, "") for name in METRIC_NAMES],
+    }
+    if metrics["dataset"] != "fashion_mnist":
+        del columns["original"]
+    return Table(f"Result on the {metrics['split']} set, %", tuple(columns), [*zip(*columns.values(), strict=True)])
 
 
 def per_class_table(probs: Array, labels: Array) -> Table:
-    rows = [(name, *map(percent, fractions), f"{images:,}") for name, *fractions, images in per_class(probs, labels)]
-    return Table("Each class, per cent", ("class", "precision", "recall", "F1", "ROC AUC", "images"), rows)
+    *fractions, images = analysis.per_class(probs, labels).values()
+    rows = [(*map(percent, values),) for values in zip(*fractions, strict=True)]
+    rows = [(name, *row, f"{count:,}") for name, row, count in zip(CLASSES, rows, images, strict=True)]
+    header = ("class", "precision", "recall", "F1", "ROC AUC", "average precision", "images")
+    return Table("Metrics of each class, %", header, rows)
 
 
-def pairs_table(pairs: Sequence[Confusion]) -> Table:
-    """Pairs of classes, in the order given."""
+def pairs_table(counts: NDArray[np.int64], count: int) -> Table:
+    """The `count` most confused pairs."""
     rows = [
-        (f"{CLASSES[a]} and {CLASSES[b]}", f"{pair.total:,}", f"{a_as_b:,}", f"{b_as_a:,}")
-        for pair in pairs
-        for a, b, a_as_b, b_as_a in [pair]
+        (f"{CLASSES[a]} and {CLASSES[b]}", *(f"{images:,}" for images in (first + second, first, second)))
+        for a, b in analysis.most_confused(counts)[:count]
+        for first, second in [(counts[a, b], counts[b, a])]
     ]
-    header = ("pair", "mistakes", "first as second", "second as first")
-    return Table(f"The {len(rows)} pairs most confused, images", header, rows)
+    return Table("Most confused pairs, images", ("pair", "mistakes", "first as second", "second as first"), rows)
 
 
 def confusion_table(counts: NDArray[np.int64]) -> Table:
@@ -63,58 +75,45 @@ def confusion_table(counts: NDArray[np.int64]) -> Table:
     return Table("Images by true class (rows) and predicted class (columns)", ("true class", *CLASSES), rows)
 
 
-def calibration_table(probs: Array, labels: Array) -> Table:
-    edges = np.linspace(0, 100, CALIBRATION_BINS + 1)
+def mistakes_table(probs: Array, labels: Array, count: int) -> Table:
+    """The `count` worst mistakes; images are numbered from 0."""
     rows = [
-        (f"{low:.0f} to {high:.0f}", f"{count:,}", percent(confidence), percent(accuracy))
-        for low, high, count, confidence, accuracy in zip(edges, edges[1:], *calibration(probs, labels), strict=False)
+        (f"{index:,}", CLASSES[labels[index]], CLASSES[probs[index].argmax()], percent(probs[index].max()))
+        for index in analysis.worst_mistakes(probs, labels, count)
     ]
     return Table(
-        "Confidence and accuracy by bin, per cent", ("confidence", "images", "mean confidence", "accuracy"), rows
+        "Wrong predictions with the highest loss", ("image", "true class", "prediction", "confidence, %"), rows
     )
 
 
-def curves_table(scalars: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
-    """Points (epoch, value) by name, an epoch a row."""
-    values = {name: dict(points) for name, points in scalars.items()}
+def calibration_table(probs: Array, labels: Array) -> Table:
+    edges = np.linspace(0, 100, analysis.CALIBRATION_BINS + 1)
+    rows = [
+        (f"{low:.0f} to {high:.0f}", f"{images:,}", percent(confidence), percent(accuracy))
+        for low, high, images, confidence, accuracy in zip(
+            edges, edges[1:], *analysis.calibration(probs, labels), strict=False
+        )
+    ]
+    return Table("Confidence and accuracy by bin, %", ("confidence", "images", "mean confidence", "accuracy"), rows)
+
+
+def curves_table(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
+    """A row for each epoch, from points (epoch, value) by name."""
+    values = {name: dict(points) for name, points in curves.items()}
     epochs = sorted({epoch for points in values.values() for epoch in points})
     rows = [
-        (str(epoch), *(f"{points[epoch]:.4f}" if epoch in points else NOTHING for points in values.values()))
+        (str(epoch), *(f"{points[epoch]:.4f}" if epoch in points else UNDEFINED for points in values.values()))
         for epoch in epochs
     ]
     return Table("Loss and accuracy by epoch", ("epoch", *values), rows)
 
 
-def environment_table(environment: Mapping[str, Any], caption: str = "Environment") -> Table:
-    """Of what `environment.environment` returns."""
-    git = environment["git"]
-    state = {True: "with uncommitted changes", False: "clean", None: "state not known"}[git["dirty"]]
-    rows = [
-        ("device", str(environment["device"])),
-        *((name, str(version)) for name, version in environment["versions"].items()),
-        ("git commit", f"{git['commit'] or 'not known'}, {state}"),
-    ]
-    return Table(caption, ("item", "value"), rows)
-
-
-def training_table(metrics: Mapping[str, Any]) -> Table:
-    rows = [
-        ("net", f"{metrics['model']}, {metrics['parameters']:,} parameters"),
-        ("epochs", str(metrics["epochs"])),
-        ("seconds", f"{metrics['training_seconds']:,.1f}"),
-        ("tested", f"{metrics['checkpoint']} checkpoint, after epoch {metrics['checkpoint_epoch']}"),
-        # Records of before there was a choice have none.
-        ("test-time augmentation", "mirror images" if metrics.get("tta") else "none"),
-        ("batch size", str(metrics["batch_size"])),
-        ("arithmetic", metrics["arithmetic"]),
-        ("seed", str(metrics["seed"])),
-    ]
-    return Table("Training", ("item", "value"), rows)
-
-
-def options_table(config: Mapping[str, Any]) -> Table:
-    rows = [
-        (str(name), value if isinstance(value, str) else json.dumps(value, default=str))
-        for name, value in config.items()
-    ]
-    return Table("Options, from config.yaml", ("option", "value"), rows)
+def facts_table(facts: Mapping[str, Any], caption: str) -> Table:
+    """A row for each name and value. The values of a nested mapping have rows of their own."""
+    flat = {
+        f"{name} {key}".strip(): value
+        for name, content in facts.items()
+        for key, value in (content.items() if isinstance(content, dict) else [("", content)])
+    }
+    rows = [(name, value if isinstance(value, str) else json.dumps(value, default=str)) for name, value in flat.items()]
+    return Table(caption, ("name", "value"), rows)
