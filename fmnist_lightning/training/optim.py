@@ -1,68 +1,65 @@
-"""Keras's Adam, exactly; Muon for short trainings; schedules of the learning rate."""
+"""Keras's Adam, exactly; Muon for short trainings; a schedule of the learning rate."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR
 
 from fmnist_lightning.training.devices import has_bf16_products
 
 # Keras's defaults for `optimizer="adam"`: https://keras.io/api/optimizers/adam/
 KERAS_BETAS = (0.9, 0.999)
 KERAS_EPSILON = 1e-7
-# Muon's own, and the coefficients of its iteration: https://kellerjordan.github.io/posts/muon/
+# Muon's default, and the coefficients of its iteration: https://kellerjordan.github.io/posts/muon/
 MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class KerasAdam(torch.optim.Adam):
-    """Adam with Keras's place for epsilon.
+    """Adam with epsilon where Keras adds it.
 
-    Both divide by sqrt(v) corrected by c = sqrt(1 - beta2^t); torch adds epsilon after the correction, Keras before:
-    sqrt(v) / c + eps against (sqrt(v) + eps) / c. So torch's Adam with eps = epsilon / c, new each step, is Keras's.
-    At the first step that is a factor of 32, which moves weights with small gradients visibly (tests/test_keras.py).
+    Both divide by sqrt(v), corrected by c = sqrt(1 - beta2^t). torch adds epsilon after the correction, sqrt(v) / c +
+    eps; Keras before it, (sqrt(v) + eps) / c. So torch's Adam with eps = epsilon / c at each step is Keras's. At the
+    first step that is a factor of 32, which changes weights with small gradients visibly (tests/models/test_keras.py).
     Source: "epsilon hat" of Kingma and Ba, https://arxiv.org/abs/1412.6980, just before section 2.1.
 
-    `weight_decay` is AdamW's, decoupled from the gradient (https://arxiv.org/abs/1711.05101): at each step a weight
-    loses so much of itself times the learning rate. Biases and the scales of norms, which have one axis, lose nothing.
+    `weight_decay` is decoupled, as in AdamW (https://arxiv.org/abs/1711.05101). Parameters with one axis, the biases
+    and the scales of norms, do not decay.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, lr=lr, betas=KERAS_BETAS, eps=KERAS_EPSILON, fused=True)
         [group] = self.param_groups
-        # Not in a group of its own: schedules and Muon know of one.
+        # Not a second parameter group: `one_cycle` and Muon expect one.
         self.decayed = [parameter for parameter in group["params"] if parameter.dim() > 1] if weight_decay else []
         self.weight_decay = weight_decay
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure() if closure else None
         self.update()
         return loss
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step along the gradients at hand, after the decay, as torch's optimisers do it."""
+        """Decay the weights, then step along their gradients, in the order of torch's AdamW."""
         [group] = self.param_groups
         for weight in self.decayed:
             weight.mul_(1 - group["lr"] * self.weight_decay)
-        # Counted here too: torch's own count lies on the GPU, where reading it would wait.
+        # torch's own count of steps is on the GPU, where reading it would wait for all queued work.
         group["steps"] = group.get("steps", 0) + 1
         group["eps"] = KERAS_EPSILON / (1 - group["betas"][1] ** group["steps"]) ** 0.5
         super().step()
 
 
 class MuonWithAdam(KerasAdam):
-    """Muon for weights with two or more axes but the first and the last layer's, Keras's Adam for the rest.
+    """Muon for the weights of hidden layers; Keras's Adam for the first and last layer, biases and norms.
 
-    Muon steps along the momentum with all its singular values made nearly one, so that every direction of a layer
-    learns alike; its steps are as large as Adam's, so one learning rate serves both. tests/test_optim.py holds it to
-    torch's own Muon, which takes no weights of convolutions.
-    Source: Jordan et al., https://kellerjordan.github.io/posts/muon/; sizes: https://arxiv.org/abs/2502.16982.
+    Muon steps along the momentum after it makes all its singular values nearly one, so that every direction of a layer
+    learns at the same rate. Its steps are as large as Adam's, so one learning rate serves both. torch's own Muon takes
+    no weights of convolutions; tests/training/test_optim.py compares the two.
+    Source: Jordan et al., https://kellerjordan.github.io/posts/muon/; step size: https://arxiv.org/abs/2502.16982.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
@@ -74,7 +71,7 @@ class MuonWithAdam(KerasAdam):
     def update(self) -> None:
         gradients = [weight.grad for weight in self.hidden]
         for weight in self.hidden:
-            weight.grad = None  # Adam passes over what has no gradient
+            weight.grad = None  # so that Adam skips it
         super().update()
         for weight, gradient in zip(self.hidden, gradients, strict=True):
             if gradient is not None:
@@ -84,21 +81,21 @@ class MuonWithAdam(KerasAdam):
         [group] = self.param_groups
         state = self.state[weight]
         if not state:
-            # `step` is not used here, but Adam looks for it in every state that it loads.
+            # Adam requires a `step` in every state that it loads.
             state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(weight)
         state["momentum"].lerp_(gradient, 1 - MUON_MOMENTUM)
         nesterov = gradient.lerp(state["momentum"], MUON_MOMENTUM)
         update = orthogonalize(nesterov.flatten(1))
-        size = 0.2 * max(update.shape) ** 0.5  # Adam's steps have a root mean square of about 0.2
+        size = 0.2 * max(update.shape) ** 0.5  # makes the root mean square 0.2, about that of Adam's steps
         weight.sub_(update.reshape(weight.shape).to(weight.dtype), alpha=group["lr"] * size)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The matrix (rows, columns) with its singular values moved to about one, in bf16 or 32 bits.
+    """The matrix (rows, columns) with singular values of about one, in bf16 or 32 bits.
 
-    Five steps of a Newton-Schulz iteration whose coefficients are made for speed: they end between 0.7 and 1.2. bf16
-    is enough for that; on a CPU without products in it a step took 12 to 17 times as long as in 32 bits (LOG.md,
-    2026-11-28).
+    Five steps of a Newton-Schulz iteration whose coefficients were chosen for speed: singular values end between 0.7
+    and 1.2. bf16 suffices for that, but on a CPU without bf16 products a step took 12 to 17 times as long as in 32 bits
+    (LOG.md, 2026-11-28).
     """
     a, b, c = NEWTON_SCHULZ
     matrix = matrix.to(torch.bfloat16 if has_bf16_products(matrix.device) else torch.float32)
@@ -114,15 +111,12 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 OPTIMIZERS: dict[str, type[KerasAdam]] = {"adam": KerasAdam, "muon": MuonWithAdam}
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Up from a 25th of the optimiser's rate to that rate in a fifth of the steps, then down to nearly 0, by cosines.
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> OneCycleLR:
+    """Raise the learning rate from 1/25 to all of the optimizer's in a fifth of the steps, then lower it to nearly 0.
 
-    Source: Smith and Topin, https://arxiv.org/abs/1708.07120; Adam's betas stay as they are.
+    Both by cosines; Adam's betas stay. Source: Smith and Topin, https://arxiv.org/abs/1708.07120.
     """
     [rate] = [group["lr"] for group in optimizer.param_groups]
-    # Of five steps a fifth is the first one alone, and torch 2.15 divides by the none that lie between its two ends.
+    # A fifth of five steps ends at the first one, and torch 2.15 then divides by zero.
     rise = 0.2 if steps != 5 else 0.4
     return OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=rise, cycle_momentum=False)
-
-
-SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int], LRScheduler]] = {"one_cycle": one_cycle}
