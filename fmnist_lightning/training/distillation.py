@@ -1,4 +1,4 @@
-"""Knowledge distillation: a net learns from what a trained one says of an image, as well as from its label."""
+"""Knowledge distillation: a model learns from the outputs of a trained one, besides the labels."""
 
 import sys
 from collections.abc import Mapping
@@ -20,55 +20,55 @@ from fmnist_lightning.training.devices import broadcast
 
 
 class Teacher(NamedTuple):
-    """A trained net that stays as it is, and how much of it is taken over.
+    """A trained net that stays as it is, and how the student learns from it.
 
-    No `nn.Module`: as a part of the net that learns, its weights would be trained, saved and sent along.
+    Not an `nn.Module`: as a submodule of the LightningModule it would be trained, saved, and broadcast.
     """
 
     net: nn.Module
     model: str  # its name in MODELS
-    sha256: str  # of its weights, as `pretrained.weights_digest` has it
+    sha256: str  # of its weights, by `pretrained.weights_digest`
     share: float  # of the teacher in the loss; the labels have the rest
-    temperature: float  # above 1 it softens both nets' probabilities, and what the teacher finds unlikely counts more
+    temperature: float  # softens the probabilities of both, so that unlikely classes count more, if above 1
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain values that say who teaches and how, for checkpoints and records."""
+        """Plain values for checkpoints and records: who teaches, and how."""
         return {name: getattr(self, name) for name in self._fields if name != "net"}
 
     def loss(self, logits: Tensor, images: Tensor, labels_loss: Tensor) -> Tensor:
-        """The loss of a batch: the labels' own, and the divergence from what the teacher says of the same images.
+        """The loss of a batch: `labels_loss` combined with the divergence of the student from the teacher.
 
-        `logits` (B, 10) are the learner's for `images` (B, 1, 28, 28), as augmented as it saw them. The divergence
-        counts times the temperature squared, which keeps its gradients' size.
-        Source: Hinton et al. (2015), https://arxiv.org/abs/1503.02531; the same view of an image for both: Beyer et al.
-        (2022), https://arxiv.org/abs/2106.05237.
+        `logits` (B, 10) are the student's for `images` (B, 1, 28, 28). The teacher gets the same images, augmented in
+        the same way. Temperature squared keeps the size of the gradients.
+        Sources: Hinton et al. (2015), https://arxiv.org/abs/1503.02531; for the same images, Beyer et al. (2022),
+        https://arxiv.org/abs/2106.05237.
         """
         with torch.no_grad():
-            answers = self.net(images).to(logits.dtype)
-        ours, theirs = ((one / self.temperature).log_softmax(dim=1) for one in (logits, answers))
-        divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+            targets = self.net(images).to(logits.dtype)
+        student, teacher = ((one / self.temperature).log_softmax(dim=1) for one in (logits, targets))
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return (1 - self.share) * labels_loss + self.share * self.temperature**2 * divergence
 
 
 def validation_notice(source: str, card: Mapping[str, Any], val_fraction: float) -> str:
-    """A warning where the teacher `source`, of this card, saw images that judge a training with `val_fraction`; or "".
+    """A warning if the teacher `source` was trained on images that validate a training with `val_fraction`, or "".
 
-    The validation cuts lie within each other, so that it did where its own was smaller.
+    A smaller validation split lies within a larger one, so this holds if the teacher's fraction is the smaller one.
     """
     training = card.get("training")
     own = training.get("val_fraction") if isinstance(training, dict) else None
-    if not isinstance(own, int | float) or own >= val_fraction:  # a card may be anybody's
+    if not isinstance(own, int | float) or own >= val_fraction:  # anybody may have written the card
         return ""
     return (
         f"the teacher {source} was trained on validation images of this training (val_fraction {own:g}, here "
-        f"{val_fraction:g}), so val/accuracy is too good: choose options with a teacher of --val_fraction "
+        f"{val_fraction:g}), so val/accuracy is too high: choose options with a teacher of --val_fraction "
         f"{val_fraction:g} or more"
     )
 
 
 def prepare_teacher(options: TrainOptions, fabric: L.Fabric) -> tuple[TrainOptions, Teacher | None]:
-    """The options with their teacher resolved, and that teacher, read on rank 0, if there is to be one.
+    """The options with the path of their teacher, and the teacher, which rank 0 reads; None if they name none.
 
     Warns if the teacher was trained on the validation images. Raises UserError if it can't be read, or was trained on
     another data set.
@@ -78,7 +78,7 @@ def prepare_teacher(options: TrainOptions, fabric: L.Fabric) -> tuple[TrainOptio
 
     def load() -> tuple[str, Teacher]:
         source, log_dir = str(options.teacher), Path(options.log_dir)
-        source = str(find_run(source, log_dir)) if source == "last" else source  # this run will be the last
+        source = str(find_run(source, log_dir)) if source == "last" else source  # before this run becomes the last one
         pretrained = load_pretrained(source)
         found = pretrained.card["dataset"]
         if found != options.dataset:
@@ -97,5 +97,5 @@ def prepare_teacher(options: TrainOptions, fabric: L.Fabric) -> tuple[TrainOptio
 
 @cache
 def warn_once(notice: str) -> None:
-    """Print it in the first of a search's trainings alone."""
+    """Print a warning once, even in a search of many trainings."""
     print(f"WARNING: {notice}", file=sys.stderr)
