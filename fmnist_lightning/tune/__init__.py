@@ -1,1 +1,4 @@
-"""The hyperparameter search: Optuna's trials, each a training judged on the validation split."""
+"""The hyperparameter search: an Optuna study whose trials are trainings, scored on the validation split.
+
+Here belong the search space, the trials, their database, and what a search writes. Training itself does not.
+"""

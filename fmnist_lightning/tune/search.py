@@ -1,53 +1,90 @@
-"""The search itself: trials, each a training on the validation cut, until all processes have enough."""
+"""The trials of a search: each trains on the training split, and its score is measured on the validation split."""
 
+import contextlib
+import json
 import math
+import os
+import re
+import shlex
 import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import lightning as L
+import numpy as np
 import optuna
 import torch
 from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
+from optuna.distributions import distribution_to_json
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from fmnist_lightning.errors import Interrupted, UserError
-from fmnist_lightning.runs.folders import FIXED_OPTIONS, LOCK
-from fmnist_lightning.training.train import train_with
-from fmnist_lightning.tune.results import SCORE, described, percent, write_best
-from fmnist_lightning.tune.space import Plan, suggest_options, trial_of
-from fmnist_lightning.tune.study import GRACE_SECONDS, SeededByTrial, check_same_search, finished, open_study
+from fmnist_lightning.runs.folders import LOCK
+from fmnist_lightning.runs.options import TrainOptions, as_yaml
+from fmnist_lightning.training.train import train
+from fmnist_lightning.tune.results import (
+    COUNTED,
+    ERROR,
+    PLOTS,
+    RUN,
+    SCORE,
+    draw_study,
+    percent,
+    trial_counts,
+    write_best,
+)
+from fmnist_lightning.tune.space import Plan, changed, recipe_parameters, suggest
 
-# What can't change while a search goes on, beside the space.
-COMPARED = (*FIXED_OPTIONS, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
+DATABASE = "study.db"
 RUNS = "runs"  # the folder of the trials' run folders
-# A trial is stopped where it is worse than the median of the completed ones at its epoch, once there are so many and
-# it has had so much of its training: in the middle of one_cycle a high learning rate looks worse than it ends.
+# What a study is about, besides its space.
+COMPARED = (*TrainOptions.FIXED, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
+SEARCH = "search"  # the study's attribute that records it
+TRAINS = "trains"  # a trial's attribute: its number, once it trains; a retried trial inherits its predecessor's
+# A trial is pruned if it is worse than the median of the completed ones, once five are completed and half of its
+# training is done: in the middle of one_cycle a high learning rate looks worse than it ends.
 COMPLETED_FIRST = 5
 NEVER_PRUNED = 0.5
+# A trial whose process has given no sign of life for so long is taken for dead.
+HEARTBEAT_SECONDS = 15
+GRACE_SECONDS = 120
+MAX_RETRIES = 2  # what kills three processes, such as a lack of memory, would kill a fourth
+SQLITE_SECONDS = 60  # how long a process waits for another one's write
 POLL_SECONDS = 1.0
-BEGUN = "begun"  # the attribute of a trial that its process has begun: its number
-# What the search sets in every trial, whatever the recipe says: above all, the test set stays shut.
-SHUT: dict[str, Any] = {"test": False, "resume": None, "fast_dev_run": False}
-
-
-def begun(trial: FrozenTrial) -> bool:
-    """Whether a process has begun it. One that is queued anew has the attributes of the trial that was lost."""
-    return trial.user_attrs.get(BEGUN) == trial.number
-
-
-class TrialFailed(Exception):  # noqa: N818  what Optuna calls it
-    """The trial's own fault: the search goes on."""
 
 
 class TrialLost(BaseException):
-    """Another process has ended the trial. No Exception, as Optuna would try to end it once more, and can't."""
+    """Another process has ended this trial. Not an Exception: Optuna would try, and fail, to end it again."""
+
+
+class SeededByTrial(TPESampler):
+    """Optuna's TPE, but what it draws is a function of the seed, the trial's number, and the trials before it.
+
+    Processes that share a study draw differently, and a resumed search does not repeat its draws. With TPESampler's own
+    seed both would repeat them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed)
+        self.seed = seed
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        seed = np.random.SeedSequence((self.seed, trial.number)).generate_state(1)[0]
+        super().__init__(seed=int(seed))
 
 
 class Reporter(Callback):
-    """Tells the study of each epoch's val/accuracy, and stops the training where the study prunes it."""
+    """Report each epoch's val/accuracy to the study, and stop the training if the study prunes it."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -55,7 +92,8 @@ class Reporter(Callback):
         self.pruned = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.trial.set_user_attr("run", Path(str(trainer.log_dir)).name)
+        self.trial.set_user_attr(RUN, Path(str(trainer.log_dir)).name)
+        self.trial.set_user_attr(TRAINS, self.trial.number)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -63,132 +101,204 @@ class Reporter(Callback):
         epoch = trainer.current_epoch + 1
         self.accuracies.append(float(trainer.callback_metrics[SCORE]))
         self.trial.report(self.accuracies[-1], epoch)
-        # Behind the last epoch there is nothing to save, and a complete trial teaches more.
+        # After the last epoch nothing is saved by pruning, and a complete trial teaches the sampler more.
         if epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
             self.pruned = trainer.should_stop = True
 
 
-def folders_lock(folder: Path) -> FileLock:
-    """The lock of a study's folder, which is made. Raises UserError where it can't be written."""
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock:
-            return lock
-    except OSError as error:
-        raise UserError(
-            f"--study {folder} can't be written ({error.strerror}): name another folder, or make it writable"
-        ) from error
-
-
 class Search:
-    """A search in this process; others may be at the same study.
+    """One process of a search; others may work on the same study.
 
-    Processes that share the folder run exactly `trials` trials together. A machine that shares the database alone can
-    begin one at the same moment as another, so each further machine can add one.
+    They run `trials` trials together. Each further process can add one, if two begin their last one at the same time.
     """
 
-    def __init__(self, plan: Plan, url: str) -> None:
+    def __init__(self, plan: Plan, url: URL) -> None:
         self.plan = plan
-        self.options = {**plan.options, **SHUT, "log_dir": str(plan.folder / RUNS)}
-        # Held while the study is made, and from the count of trials until the next one is among them.
-        self.claim = folders_lock(plan.folder)
-        self.silent: dict[int, float] = {}  # when a running trial was first seen that no process has begun
-        with self.claim:
-            self.study = open_study(url, plan.study_name, SeededByTrial(plan.sampler_seed), self.pruner())
-            compared = {name: plan.options[name] for name in COMPARED}
-            space = {f"{name} (space)": values.record() for name, values in plan.space.items()}
-            check_same_search(self.study, {**compared, **space}, plan.folder)
-            # The recipe itself comes first, where the space has room for it: what is found is no worse on these images.
-            recipe = trial_of(plan.space, plan.options)
-            if recipe and not self.study.get_trials(deepcopy=False):
-                self.study.enqueue_trial(recipe)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        # Held while the study is made, and while its results are written.
+        self.lock = FileLock(plan.folder / LOCK)
+        with self.lock:
+            self.study = open_study(url, plan)
+            check_same_search(self.study, plan)
+            if not self.study.get_trials(deepcopy=False):
+                self.queue_recipe()
 
-    def pruner(self) -> optuna.pruners.BasePruner:
-        # At the same epoch a longer training is behind a shorter one, above all under one_cycle.
-        if not self.plan.prune or "max_epochs" in self.plan.space:
-            return optuna.pruners.NopPruner()
-        first = math.ceil(NEVER_PRUNED * self.plan.options["max_epochs"])
-        return optuna.pruners.MedianPruner(COMPLETED_FIRST, n_warmup_steps=first)
+    def queue_recipe(self) -> None:
+        """Make the recipe itself the first trial, unless it lies outside the space."""
+        parameters = recipe_parameters(self.plan.space, self.plan.recipe)
+        with contextlib.suppress(ValueError):
+            trial = optuna.create_trial(
+                state=TrialState.WAITING, params=parameters, distributions=self.plan.space, user_attrs={}
+            )
+            self.study.add_trial(trial)
 
     def run(self) -> None:
-        """Run trials until the study has as many as were asked for.
-
-        Raises UserError where none can be run, the disk being full, say; Interrupted at a signal.
-        """
+        """Run trials until the study has enough. Raises UserError if none can run, as on a full disk."""
         waiting = False
-        while self.missing():
-            if self.run_trial():
-                waiting = False
-                continue
-            if not waiting:
-                print("waiting for the last trials, which other processes run or died over", flush=True)
-            waiting = True
-            time.sleep(POLL_SECONDS)
+        while missing := self.missing():
+            fail_stale_trials(self.study)
+            if missing > self.in_training():
+                with contextlib.suppress(TrialLost):
+                    self.study.optimize(self.objective, n_trials=1, callbacks=[self.report], gc_after_trial=True)
+            else:
+                if not waiting:
+                    print("waiting for the last trials: other processes run them, or died over them", flush=True)
+                waiting = True
+                time.sleep(POLL_SECONDS)
 
     def missing(self) -> int:
-        return max(0, self.plan.trials - len(finished(self.study)))
+        return max(0, self.plan.trials - len(self.study.get_trials(deepcopy=False, states=COUNTED)))
 
-    def run_trial(self) -> bool:
-        """Run one trial, unless those that are under way are all that is missing."""
-        with self.claim:
-            self.give_up_dead()
-            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if self.missing() <= len(running):
-                return False
-            try:
-                self.study.optimize(
-                    self.objective, n_trials=1, catch=(TrialFailed,), callbacks=[self.tell], gc_after_trial=True
-                )
-            except TrialLost:
-                print("another process took this one for dead and queued its trial anew: was the machine asleep?")
-        return True
+    def in_training(self) -> int:
+        """How many trials other processes are training.
 
-    def give_up_dead(self) -> None:
-        """End the trials whose process died, and queue them anew."""
-        optuna.storages.fail_stale_trials(self.study)
-        # A process that was killed just behind its claim gave no first sign of life, and did not mark its trial.
-        now = time.monotonic()
+        Not those that were killed before they trained: without a heartbeat they stay in state RUNNING forever.
+        """
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.silent = {trial.number: self.silent.get(trial.number, now) for trial in running if not begun(trial)}
-        for number, since in self.silent.items():
-            if now - since > GRACE_SECONDS:
-                self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-                if params := self.study.trials[number].params:  # of one that was queued anew
-                    self.study.enqueue_trial(params)
+        return sum(trial.user_attrs.get(TRAINS) == trial.number for trial in running)
 
     def objective(self, trial: Trial) -> float:
-        """val/accuracy of the checkpoint that a training by what the trial suggests would test."""
-        trial.set_user_attr(BEGUN, trial.number)
-        self.claim.release()  # from now on the others count this trial
+        """Train by what the trial suggests; return val/accuracy of the checkpoint that a test would take."""
+        parameters = suggest(trial, self.plan.space)
+        shown = (
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in parameters.items()
+        )
+        print(f"\ntrial {trial.number}: {', '.join(shown)}", flush=True)
         reporter = Reporter(trial)
         try:
-            options = suggest_options(trial, self.plan.space, self.options)
-            print(f"\ntrial {trial.number}: {described(trial.params)}", flush=True)
-            train_with(options, [reporter])
+            options = changed(self.plan.recipe, parameters, f"trial {trial.number}")
+            # Whatever the recipe says, a search reads no test set.
+            options = replace(
+                options, test=False, resume=None, fast_dev_run=False, log_dir=str(self.plan.folder / RUNS)
+            )
+            train(options, callbacks=[reporter])
         except Interrupted:
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            self.study.enqueue_trial(trial.params)
+            self.study.enqueue_trial(parameters)
             raise
         except (UserError, torch.OutOfMemoryError) as error:
             if isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
                 raise
-            trial.set_user_attr("error", str(error))
-            raise TrialFailed(str(error)) from error
-        except optuna.exceptions.UpdateFinishedTrialError:
-            raise TrialLost from None
+            trial.set_user_attr(ERROR, str(error))
+            # It counts, and the sampler avoids such options; of failed trials it would learn nothing.
+            raise optuna.TrialPruned from error
+        except UpdateFinishedTrialError:
+            reporter.pruned = False
+        if self.study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
+            print("another process took this trial for dead and queued it again: was this machine asleep?")
+            raise TrialLost
         if reporter.pruned:
             raise optuna.TrialPruned
-        if self.study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
-            raise TrialLost
-        return max(reporter.accuracies) if options["ckpt"] == "best" else reporter.accuracies[-1]
+        return max(reporter.accuracies) if options.ckpt == "best" else reporter.accuracies[-1]
 
-    def tell(self, study: Study, trial: FrozenTrial) -> None:
-        """Print what a trial came to, and keep the best recipe so far."""
+    def report(self, study: Study, trial: FrozenTrial) -> None:
+        """Print the result of a trial, and write the best recipe so far."""
         if trial.state == TrialState.COMPLETE:
-            with self.claim:
+            with self.lock:
                 write_best(study, self.plan)
-            outcome = f"{SCORE} {percent(trial.values[0])}"
+            result = f"{SCORE} {percent(trial.values[0])}"
         else:
-            outcome = trial.user_attrs.get("error", "pruned")
-        print(f"trial {trial.number}: {outcome}; {self.missing()} to go", flush=True)
+            result = trial.user_attrs.get(ERROR, "pruned")
+        print(f"trial {trial.number}: {result}; {self.missing()} to go", flush=True)
+
+    def write_results(self) -> None:
+        """Write the best recipe and the plots. Each process that ends does so."""
+        with self.lock:
+            best = write_best(self.study, self.plan)
+            plots = draw_study(self.study, self.plan.folder / PLOTS, self.plan.recipe.dataset)
+        print(f"\n{trial_counts(self.study)}; the best: {SCORE} {percent(self.study.best_value)}")
+        print(f"plots of the study: {plots}")
+        print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")
+
+
+def open_study(url: URL, plan: Plan) -> Study:
+    """The study in its database; it is made if there is none."""
+    # Optuna's log would repeat what the search prints, and it warns that heartbeats are experimental.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    storage = RDBStorage(
+        url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),  # Optuna fills templates
+        {"connect_args": {"timeout": SQLITE_SECONDS}} if url.get_backend_name() == "sqlite" else None,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
+    )
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    # At the same epoch a longer training is worse than a shorter one, above all under one_cycle.
+    if plan.prune and "max_epochs" not in plan.space:
+        warmup = math.ceil(NEVER_PRUNED * plan.recipe.max_epochs)
+        pruner = optuna.pruners.MedianPruner(COMPLETED_FIRST, n_warmup_steps=warmup)
+    return optuna.create_study(
+        study_name=plan.study_name,
+        storage=storage,
+        sampler=SeededByTrial(plan.sampler_seed),
+        pruner=pruner,
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def check_same_search(study: Study, plan: Plan) -> None:
+    """Record in a new study what it searches. Raises UserError if an old one searches something else."""
+    options = as_yaml(plan.recipe)
+    search = {name: options[name] for name in COMPARED}
+    search |= {f"{name} (space)": json.loads(distribution_to_json(values)) for name, values in plan.space.items()}
+    if SEARCH not in study.user_attrs:
+        study.set_user_attr(SEARCH, search)
+    before = study.user_attrs[SEARCH]
+    if names := [name for name in {**before, **search} if before.get(name) != search.get(name)]:
+        found = ", ".join(f"{name} {search.get(name)} instead of {before.get(name)}" for name in names)
+        raise UserError(
+            f"cannot resume the search in {plan.folder}: its recipe or space was another, with {found} (name another "
+            "folder with --study)"
+        )
+
+
+def database_url(folder: Path, storage: str | None) -> URL:
+    """The URL of the folder's own database, or `storage` with the environment's values for `$NAME`.
+
+    Raises UserError, which shows no password, if it is no URL or one of a database that can't be used.
+    """
+    if storage is None:
+        return URL.create("sqlite", database=str((folder / DATABASE).resolve()))
+    if lacking := [name for name in re.findall(r"\$\{?(\w+)", storage) if name not in os.environ]:
+        raise UserError(f"cannot use --storage: the environment lacks {', '.join(lacking)} (write %24 for a plain $)")
+    try:
+        url = make_url(os.path.expandvars(storage))
+        url.get_dialect().import_dbapi()
+    except ImportError as error:
+        raise UserError(f"cannot use --storage: {error} (install the package)") from error
+    except (ArgumentError, ValueError):
+        raise UserError(
+            "cannot use --storage: it is no database's URL (expected DIALECT://USER:PASSWORD@HOST/DATABASE, with %40 "
+            "for an @ in the password)"
+        ) from None
+    return url
+
+
+def without_secrets(storage: str) -> str:
+    """`storage` for people to read: the password is `***` unless it is a `$NAME`; so are the values after `?`."""
+    url = make_url(storage)
+    named = re.fullmatch(r"\$(\w+|\{\w+\})", url.password or "")
+    shown = storage.partition("?")[0] if named else url.set(query={}).render_as_string(hide_password=True)
+    return f"{shown}?***" if url.query else shown
+
+
+@contextlib.contextmanager
+def explaining_database(url: URL, hint: str) -> Iterator[None]:
+    """Turn a database's errors into a UserError without the URL's secrets."""
+    try:
+        yield
+    except Exception as error:
+        # Optuna stumbles over some of them and raises errors of its own or Python's.
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, SQLAlchemyError):
+            cause = cause.__cause__ or cause.__context__
+        if not cause:
+            raise
+        reason = str(cause).partition("\n")[0]
+        for secret in (url.password, *url.query.values()):
+            for form in (secret, quote(str(secret), safe="")):
+                reason = reason.replace(str(form), "***") if secret else reason
+        raise UserError(f"cannot use the study's database: {reason} ({hint})") from error
