@@ -1,4 +1,4 @@
-"""Prediction into a folder: by several processes, resumable; shares.py says how. Heavy imports are in the functions."""
+"""Prediction into a folder by several processes, which a kill does not undo; shards.py describes the files."""
 
 import sys
 import warnings
@@ -8,161 +8,144 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
+from fmnist_lightning.cli import is_rank_zero
 from fmnist_lightning.errors import ProcessFailedError, UserError, advising
 from fmnist_lightning.models.pretrained import weights_digest
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
-from fmnist_lightning.predict.inputs import Fault, Picture, Result, expand_all, read_behind
-from fmnist_lightning.predict.overlap import refuse_overlap
-from fmnist_lightning.predict.rows import PART_FORMATS, PartFormat, rows_of, warn_of_weights
+from fmnist_lightning.predict.inputs import STDIN, Fault, Picture, Result, expand_all, read_remaining
+from fmnist_lightning.predict.rows import PART_FORMATS, fault_line, header, row_line, rows_of, warn_of_weights
 from fmnist_lightning.predict.shards import (
-    PARTIAL,
-    PLAN,
     Part,
-    Share,
+    Shard,
     agree_on_plan,
-    left,
     listing,
     name_faults,
-    parse_share,
+    parse_shard,
     parts_of,
     read_plan,
+    remaining,
     rows_in,
-    share_of,
 )
-from fmnist_lightning.ranks import Rank, is_first, launched
 from fmnist_lightning.runs.options import PredictOptions
-from fmnist_lightning.training.launching import launch
+from fmnist_lightning.training.devices import cluster_environment, launch
 
-GO_ON = "the same command goes on"
-RESTARTS = 2  # of all processes, when one is killed
+RESUME = "the same command resumes"
+RESTARTS = 2  # of all processes, if one is killed
 
 
 def predict_into(options: PredictOptions) -> None:
-    """Write the rows of this process's share; of all shares, where `options.devices` processes are to be started.
+    """Write the rows of this process's shard, or start `options.devices` processes that write all shards.
 
-    Raises UserError where something is in the way, or, by whoever started it all, where a picture could not be read.
+    Raises UserError if the options don't fit or another process is in the way. The process that started all others
+    also raises it if a picture can't be read.
     """
     check(options)
-    place = launched()
-    if place is None and options.devices > 1:
+    environment = cluster_environment()
+    if environment is None and options.devices > 1:
         launch_until_done(options.devices)
         report(Path(str(options.output)))
         return
-    share = share_of_process(options, place)
-    with advising(GO_ON):
-        write_share(options, share, place)
-    if place is None:  # else who started the processes tells, or scripts/join.py, and a fault must not end the others
-        report(Path(str(options.output)), share)
+    shard = shard_of_process(options, environment)
+    with advising(RESUME):
+        write_shard(options, shard, environment)
+    if environment is None:  # else the launching process or scripts/join.py reports: a fault must not end the others
+        report(Path(str(options.output)), shard)
 
 
 def launch_until_done(processes: int) -> None:
-    """Start all processes, and start them again where one was killed or stopped, RESTARTS times at most."""
+    """Start all processes; if one is killed or stopped, start all again, RESTARTS times at most."""
     for restarts in range(RESTARTS + 1):
         try:
-            launch(processes)
+            launch(processes, hint=RESUME)
         except ProcessFailedError as failure:
-            if not failure.by_signal or restarts == RESTARTS:
-                raise failure.advised(GO_ON) from None
-            print(f"{failure}; all are started again", file=sys.stderr)
+            if failure.exit_status <= 128 or restarts == RESTARTS:
+                raise
+            print(f"{failure}; restarting all", file=sys.stderr)
         else:
             return
 
 
 def check(options: PredictOptions) -> None:
-    """Raise UserError where options don't go with a folder of parts."""
+    """Raise UserError if options don't go with `--output`."""
     if options.format not in PART_FORMATS:
         raise UserError(f"--output needs --format json or csv, not {options.format}")
-    if "-" in options.images:
-        raise UserError("standard input can't be shared or read again: --output needs files")
+    if STDIN in options.images:
+        raise UserError("cannot use standard input with --output: processes can't share or reread it (name files)")
     if options.save_inputs:
-        raise UserError("--save_inputs does not go with --output: what the net sees is numbered by one process")
+        raise UserError("cannot use --save_inputs with --output: only one process can number the pictures")
     if options.shard and options.devices > 1:
-        raise UserError(
-            f"--shard {options.shard} is that of one process: take either it or --devices {options.devices}"
-        )
-    refuse_overlap("--output", str(options.output), lambda: names_written(options), options.images)
+        raise UserError(f"cannot use --shard {options.shard} with --devices {options.devices}: a shard has one process")
 
 
-def names_written(options: PredictOptions) -> list[str]:
-    """Of the files in the folder of parts."""
-    place = launched()
-    share = share_of_process(options, place) if place or options.shard else Share(1, options.devices)
-    part = share.part(options.format)
-    return [PLAN, f".{PLAN}.lock", part, f".{part}.lock", part + PARTIAL]
+def shard_of_process(options: PredictOptions, environment: ClusterEnvironment | None) -> Shard:
+    if environment and options.shard:
+        raise UserError(f"cannot use --shard {options.shard} with torchrun or srun, which set the shard (leave it out)")
+    if environment:
+        total = environment.world_size()
+        if options.devices not in (1, total):
+            raise UserError(f"cannot use --devices {options.devices} in {total} started processes (leave it out)")
+        return Shard(environment.global_rank() + 1, total)
+    return parse_shard(options.shard) if options.shard else Shard(1, 1)
 
 
-def share_of_process(options: PredictOptions, place: Rank | None) -> "Share":
-    if place and options.shard:
-        raise UserError(f"--shard {options.shard} beside torchrun or srun, which say the share: leave it out")
-    if place and options.devices not in (1, place.world_size):
-        raise UserError(f"--devices {options.devices}, and {place.world_size} processes were started: leave it out")
-    if place:
-        return Share(place.rank + 1, place.world_size)
-    return parse_share(options.shard) if options.shard else Share(1, 1)
-
-
-def write_share(options: PredictOptions, share: "Share", place: Rank | None) -> None:
-    """Go on with this share's part to its end."""
+def write_shard(options: PredictOptions, shard: Shard, environment: ClusterEnvironment | None) -> None:
+    """Write the rows of a shard that its part does not have yet."""
+    folder = Path(str(options.output))
     classify = load_classifier(
         options.weights,
-        device=device_name(options.accelerator, place),
+        device=device_name(options.accelerator, environment),
         batch_size=options.batch_size,
         tta=options.tta,
         log_dir=options.log_dir,
     )
-    if is_first():
+    if is_rank_zero():
         warn_of_weights(classify.card, tta=options.tta)
-    folder, plan = Path(str(options.output)), plan_of(options, classify, share, listing(expand_all(options.images)))
-    agree_on_plan(folder, plan)
-    style = PART_FORMATS[options.format]
-    part = Part(folder, share, options.format, style.header(options.top_k))
+    folder.mkdir(parents=True, exist_ok=True)  # first, so that a pattern that matches its parent always does
+    names = expand_all(options.images, options.output)
+    files = listing(names)
+    kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
+    agree_on_plan(folder, {**files, "shards": shard.total, **kept, "weights": weights_digest(classify.net)})
+    part = Part(folder, shard, options.format, header(options.format, options.top_k, errors=True))
     with part.locked(), warnings.catch_warnings():
-        # Of damaged EXIF data and the like, without a file's name.
+        # Pillow warns of damaged EXIF data and the like without the file's name.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         if part.path.exists():
             return
         with part.opened():
-            names = share_of(expand_all(options.images), share, plan["files"])
-            names, images_done = left(names, rows_in(part.partial, options.format), part.partial)
-            results = read_behind(names, images_done, options.invert)
-            for text in texts(results, classify, style, options.top_k):
+            start, end = shard.of(len(names))
+            rest, images_done = remaining(names[start:end], rows_in(part.partial, options.format), part.partial)
+            for text in batch_lines(read_remaining(rest, images_done, options.invert), classify, options):
                 part.write(text)
-        if listing(expand_all(options.images)) != {name: plan[name] for name in ("files", "list")}:
-            raise UserError(f"the files have changed since {folder} was begun: name another folder, and begin anew")
+        if listing(expand_all(options.images, options.output)) != files:
+            raise UserError(f"the files have changed since {folder} was started (start anew in another folder)")
         part.finish()
 
 
-def plan_of(
-    options: PredictOptions, classify: "PictureClassifier", share: "Share", files: dict[str, Any]
-) -> dict[str, Any]:
-    """What all processes, and those that go on, must have in common."""
-    kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
-    return {**files, "shares": share.total, **kept, "weights": weights_digest(classify.net)}
-
-
-def device_name(accelerator: str, place: Rank | None) -> str:
-    """The accelerator; where there are several GPUs, that of this process."""
+def device_name(accelerator: str, environment: ClusterEnvironment | None) -> str:
+    """The accelerator; this process's own GPU if there are several."""
     gpus = torch.cuda.device_count()
-    if place is None or gpus < 2 or accelerator not in ("auto", "gpu", "cuda"):
+    if environment is None or gpus < 2 or accelerator not in ("auto", "gpu", "cuda"):
         return accelerator
-    return f"cuda:{place.local_rank % gpus}"
+    return f"cuda:{environment.local_rank() % gpus}"
 
 
-def texts(results: "Iterator[Result]", classify: "PictureClassifier", style: PartFormat, top_k: int) -> Iterator[str]:
+def batch_lines(results: Iterator[Result], classify: PictureClassifier, options: PredictOptions) -> Iterator[str]:
     """The rows of each batch, in the order of the results."""
-    while chunk := list(islice(results, classify.batch_size)):
-        rows = rows_of([result for result in chunk if isinstance(result, Picture)], classify, top_k)
+    kind, top_k = options.format, options.top_k
+    while batch := list(islice(results, classify.batch_size)):
+        rows = rows_of([result for result in batch if isinstance(result, Picture)], classify, top_k)
         yield "".join(
-            style.fault(result.name, result.reason, top_k) if isinstance(result, Fault) else style.line(next(rows))
-            for result in chunk
+            fault_line(kind, result, top_k) if isinstance(result, Fault) else row_line(kind, next(rows), errors=True)
+            for result in batch
         )
 
 
-def report(folder: Path, share: "Share | None" = None) -> None:
-    """Name what could not be read, in all parts or in that of a share; raise UserError where there is such."""
-    plan = read_plan(folder)
-    parts = [folder / share.part(plan["format"])] if share else parts_of(folder, plan)
-    print(f"written: {folder}, {len(parts)} of {plan['shares']} parts of {plan['files']:,} files", file=sys.stderr)
+def report(folder: Path, shard: Shard | None = None) -> None:
+    """List what could not be read, in all parts or in that of a shard. Raises UserError if there is any."""
+    plan: dict[str, Any] = read_plan(folder)
+    parts = [folder / shard.part(plan["format"])] if shard else parts_of(folder, plan)
+    print(f"written: {folder}, {len(parts)} of {plan['shards']} parts of {plan['files']:,} files", file=sys.stderr)
     if faults := name_faults(parts, plan["format"]).faults:
-        raise UserError(f"{faults:,} of the pictures could not be read")
+        raise UserError(f"cannot read {faults:,} of the pictures")

@@ -1,4 +1,7 @@
-"""From what a user names to 28 x 28 images: files, folders, patterns, IDX files, standard input; lazily, in order."""
+"""From the names that a user gives to 28 x 28 images: files, folders, patterns, IDX files, and standard input.
+
+Names are expanded at once, before anything is written; the files are then read lazily and in order.
+"""
 
 import glob
 import io
@@ -7,7 +10,7 @@ import re
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,27 +20,27 @@ from PIL import Image
 
 from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.data.idx import GZIP_MAGIC, MAGIC, IdxError, read_images
-from fmnist_lightning.predict.pictures import FORMATS, Grey, Invert, PictureError, explain, read_picture
+from fmnist_lightning.predict.pictures import FORMATS, Gray, Invert, PictureError, explain, read_picture
 
 STDIN = "-"
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 # The names of the data set's own files, and of MNIST's, "t10k-images.idx3-ubyte".
 IDX_NAME = re.compile(r"[-.]idx\d-ubyte(\.gz)?$")
-# What is kept in memory of a stream that can't be searched: more than five times the largest file of the data set.
+# Bytes of a stream that are kept in memory: more than five times the largest file of the data set.
 MAX_STREAM = 2**28
-# Decoding runs outside Python's lock.
+# Pillow releases the GIL while it decodes.
 WORKERS = min(4, os.cpu_count() or 1)
 
 
 class Picture(NamedTuple):
-    """One image, ready for the net."""
+    """One image, ready for the model."""
 
     name: str
-    image: Grey  # (28, 28)
+    image: Gray  # (28, 28)
 
 
 class Fault(NamedTuple):
-    """One name that gives no image, and why."""
+    """A name that gives no image, and why: a predicate, such as "is empty"."""
 
     name: str
     reason: str
@@ -46,46 +49,52 @@ class Fault(NamedTuple):
 Result = Picture | Fault
 
 
-def expand(name: str) -> Iterator[str | Fault]:
-    """The files that a name means, sorted: itself, a folder's pictures, or the matches of a pattern."""
+def expand_all(names: Sequence[str], output: str | None = None) -> list[str | Fault]:
+    """The files that the names mean, in order.
+
+    Patterns don't match what lies in `output`, so that a command that resumes finds the files that it found before.
+    """
+    found: list[str | Fault] = []
+    for name in names:
+        if name == STDIN and STDIN in found:
+            found.append(Fault(STDIN, "can be read only once (name it once)"))
+        else:
+            found += expand(name, output)
+    return found
+
+
+def expand(name: str, output: str | None = None) -> Iterator[str | Fault]:
+    """The files that a name means: itself, a folder's pictures, or the matches of a pattern, sorted."""
     try:
         if name != STDIN and Path(name).is_dir():
             yield from pictures_in(name)
         elif name == STDIN or os.path.lexists(name) or not glob.has_magic(name):
             yield name
         else:
-            yield from matches(name)
-    except (OSError, ValueError) as error:  # ValueError: of a name that holds a zero byte
+            yield from matches(name, output)
+    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
         yield Fault(name, explain(name, error))
 
 
-def expand_all(names: Iterable[str]) -> Iterator[str | Fault]:
-    """The files that all names mean, one name's after the other's; standard input, which can be read once, once."""
-    took_stdin = False
-    for name in names:
-        if name == STDIN and took_stdin:
-            yield Fault(STDIN, "was read already: standard input can be read once, so name it once")
-        else:
-            yield from expand(name)
-        took_stdin |= name == STDIN
-
-
-def matches(pattern: str) -> Iterator[str | Fault]:
-    """The files that a pattern means, streams left out; `**` stands for folders in folders."""
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, which takes no pattern that begins with /
+def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
+    """The files that match a pattern, without pipes and devices; `**` stands for any number of folders."""
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (pathlib's takes no absolute pattern)
+    if output is not None:
+        written = real(output)
+        found = [name for name in found if not real(name).is_relative_to(written)]
     files = [name for name in found if not is_stream(name)]
     for name in files:
         if not Path(name).is_dir():
             yield name
-        elif "**" not in pattern:  # which has matched what is in the folder too
+        elif "**" not in pattern:  # `**` has matched the content of the folder, too
             yield from pictures_in(name)
     if not files:
-        pipes = "matches only pipes or devices, which might wait for ever: name them to read them"
-        yield Fault(pattern, pipes if found else "matches no file")
+        streams = "matches only pipes or devices, which may block forever (name them to read them)"
+        yield Fault(pattern, streams if found else "matches no file")
 
 
 def pictures_in(folder: str) -> Iterator[str | Fault]:
-    """The pictures and IDX images in a folder and those below, by their names; what is hidden is left out."""
+    """The pictures and IDX images in a folder and its subfolders, sorted; hidden ones are left out."""
     unreadable: list[OSError] = []
     found = 0
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
@@ -99,11 +108,16 @@ def pictures_in(folder: str) -> Iterator[str | Fault]:
         yield Fault(folder, f"is a folder without pictures ({', '.join(FORMATS)}) or IDX images")
 
 
+def real(path: str | Path) -> Path:
+    """Resolve symbolic links; Path.resolve fails if they form a circle."""
+    return Path(os.path.realpath(path))
+
+
 def is_stream(name: str) -> bool:
-    """Whether this may wait for ever for somebody who writes: a pipe, or a device such as a terminal."""
+    """Whether reading may block until somebody writes: a pipe, or a device such as a terminal."""
     try:
         mode = Path(name).stat().st_mode
-    except (OSError, ValueError):  # there will be a message when it is opened
+    except (OSError, ValueError):  # reported when the file is opened
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
@@ -116,10 +130,10 @@ def is_picture_name(name: str) -> bool:
 
 
 def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int = WORKERS) -> Iterator[Result]:
-    """The images of all files, in order; `workers` threads are a few files ahead, so memory stays bounded.
+    """Read the images of all files, in order. `workers` threads read ahead by a few files, so memory is bounded.
 
-    What may block for ever is read by the caller's thread, each in its turn: a signal handler that raises ends that,
-    while a thread that is blocked would keep the program from ending.
+    The caller's thread reads what may block forever. A signal handler that raises can end that, while a blocked thread
+    would keep the program from ending.
     """
     pool = ThreadPoolExecutor(workers)
     pending: deque[Callable[[], Iterable[Result]]] = deque()
@@ -135,68 +149,71 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
         pool.shutdown(cancel_futures=True)
 
 
-def read_behind(names: Iterator[str | Fault], done: int, invert: Invert = "auto") -> Iterator[Result]:
-    """The images of all files but the first `done` of the first file, which an earlier process read."""
+def read_remaining(names: Iterable[str | Fault], done: int, invert: Invert = "auto") -> Iterator[Result]:
+    """Read the images of all files except the first `done` images of the first file, which an earlier process read.
+
+    Yields a fault if those images are no longer there.
+    """
+    names = iter(names)
     if done:
-        yield from rest_of(next(names), done, invert)
+        yield from read_after(next(names), done, invert)
     yield from read_all(names, invert)
 
 
-def rest_of(name: str | Fault, done: int, invert: Invert) -> Iterator[Result]:
-    """The images of an IDX file behind the first `done`; a fault where they are no longer there."""
+def read_after(name: str | Fault, done: int, invert: Invert) -> Iterator[Result]:
     file = name.name if isinstance(name, Fault) else name
     images = iter(read(name, invert))
     for index in range(done):
         image = next(images, Fault(file, f"holds only {index:,}"))
         if image.name != f"{file}[{index}]":
             reason = image.reason if isinstance(image, Fault) else "is one picture"
-            yield Fault(file, f"has changed since {done:,} of its images were done: {reason}")
+            yield Fault(file, f"has changed since {done:,} of its images were done: it {reason}")
             return
     yield from images
 
 
 def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
-    """The image in a file, or the images of an IDX file, which are read when they are asked for."""
+    """Read a picture, or the images of an IDX file; the latter lazily."""
     if isinstance(name, Fault):
         return [name]
     try:
-        file = open_searchable(name)
+        file = open_seekable(name)
         if is_idx(name, file):
             return read_idx(name, file)
         with file:
             return [Picture(name, read_picture(file, invert))]
     except PictureError as error:
         return [Fault(name, str(error))]
-    except (OSError, ValueError) as error:  # ValueError: of a name that holds a zero byte
+    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
         return [Fault(name, explain(name, error))]
 
 
-def open_searchable(name: str) -> BinaryIO:
-    """An open file. Standard input and pipes come into memory; raises PictureError where they are too long for it."""
+def open_seekable(name: str) -> BinaryIO:
+    """Open a file; standard input and pipes are read into memory. Raises PictureError if they are too long for that."""
     if name == STDIN:
-        if sys.stdin is None:  # Python's answer to `<&-`
+        if sys.stdin is None:  # after `<&-`
             raise PictureError("is closed")
         content = sys.stdin.buffer.read(MAX_STREAM + 1)
     else:
-        file = Path(name).open("rb")  # noqa: SIM115, handed on
+        file = Path(name).open("rb")  # noqa: SIM115 (the caller closes it)
         if file.seekable():
             return file
         with file:
             content = file.read(MAX_STREAM + 1)
     if len(content) > MAX_STREAM:
-        raise PictureError(f"is longer than {MAX_STREAM:,} bytes: save it as a file")
+        raise PictureError(f"is longer than {MAX_STREAM:,} bytes (save it as a file)")
     return io.BytesIO(content)
 
 
 def is_idx(name: str, file: BinaryIO) -> bool:
-    """Whether a file holds IDX data or should, by its name. Everything packed is taken for it."""
+    """Whether a file holds IDX data, or should by its name. Every gzipped file counts as IDX."""
     start = file.read(len(MAGIC))
     file.seek(0)
     return start == MAGIC or start.startswith(GZIP_MAGIC) or bool(IDX_NAME.search(name))
 
 
 def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:
-    """The images of an IDX file, as they are: (28, 28), named NAME[index]; then a fault if the file is not whole."""
+    """Read the images of an IDX file as they are, named NAME[index]; then a fault if the file is not whole."""
     with file:
         try:
             for index, image in enumerate(read_images(file, IMAGE_SIZE, IMAGE_SIZE)):

@@ -1,11 +1,10 @@
-"""Classes of people's own pictures. Heavy imports stand inside the functions, so that `--help` answers at once."""
+"""The predict command: classify a user's pictures and print a row for each."""
 
 import os
 import re
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,24 +14,25 @@ from tqdm import tqdm
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.bulk import predict_into
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
-from fmnist_lightning.predict.inputs import IDX_NAME, SUFFIXES, Fault, Picture, Result, expand_all, read_all
-from fmnist_lightning.predict.overlap import refuse_overlap
-from fmnist_lightning.predict.rows import FORMATS, printable, rows_of, warn_of_weights
+from fmnist_lightning.predict.inputs import IDX_NAME, SUFFIXES, Fault, Picture, Result, expand_all, read_all, real
+from fmnist_lightning.predict.rows import fault_message, header, row_line, rows_of, warn_of_weights
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.options import PredictOptions
 
 FEW = 20  # files that need no progress bar
-MAX_NAME = 100  # characters of a picture's name that its input's file keeps; file systems take 255 bytes
+MAX_NAME = 100  # characters of a picture's name that its saved input keeps; file systems take 255 bytes
 
 
 def predict(options: PredictOptions) -> None:
-    """Print the class of each picture, or write it into a folder. Raises UserError if a picture could not be read."""
+    """Print the class of each picture, or write it into a folder. Raises UserError if a picture can't be read."""
     if options.output is not None:
         predict_into(options)
         return
     if options.devices > 1 or options.shard:
-        raise UserError("--devices and --shard need --output FOLDER, where each process writes its own file")
-    check_save_folder(options.save_inputs, options.images)
+        raise UserError("--devices and --shard need --output FOLDER, in which each process writes its own file")
+    names = expand_all(options.images)
+    if options.save_inputs is not None:
+        check_save_folder(options.save_inputs, options.images, names)
     classify = load_classifier(
         options.weights,
         device=options.accelerator,
@@ -42,82 +42,67 @@ def predict(options: PredictOptions) -> None:
     )
     warn_of_weights(classify.card, tta=options.tta)
     try:
-        with progress_bar(options.images) as bar, warnings.catch_warnings():
-            # Of damaged EXIF data and the like, without a file's name. A bomb is refused by this project's own message.
+        with progress_bar(read_all(names, options.invert), names) as results, warnings.catch_warnings():
+            # Pillow warns of damaged EXIF data and the like without the file's name.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            results = counted(read_all(expand_all(options.images), options.invert), bar)
-            faults, total = write_rows(results, classify, options.format, options.top_k, options.save_inputs)
-    except BrokenPipeError:  # what reads the output has enough, `head` for one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush, at exit, fails again
+            faults, total = write_rows(results, classify, options)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return
     if faults:
-        raise UserError(f"{faults:,} of {total:,} pictures could not be read")
+        raise UserError(f"cannot read {faults:,} of {total:,} pictures")
 
 
-def check_save_folder(save_inputs: str | None, images: Iterable[str]) -> None:
-    """Raise UserError where it is a file, or where pictures are read, which would be more of them the next time."""
-    if save_inputs is None:
-        return
-    if Path(save_inputs).exists() and not Path(save_inputs).is_dir():
-        raise UserError(f"--save_inputs {save_inputs} is a file; expected a folder: name another")
-    refuse_overlap("--save_inputs", save_inputs, lambda: names_saved(images), images)
+def check_save_folder(folder: str, images: Iterable[str], names: Iterable[str | Fault]) -> None:
+    """Raise UserError if pictures saved in the folder would be input, now or when the command is repeated."""
+    path, problem = real(folder), ""
+    if path.exists() and not path.is_dir():
+        problem = "it is a file"
+    for image in images:
+        if Path(image).is_dir() and path.is_relative_to(real(image)):
+            problem = f"it lies in {image}, which is read"
+    for parent in {Path(name).parent for name in names if not isinstance(name, Fault)}:
+        if real(parent).is_relative_to(path):
+            problem = f"pictures in {parent} are read"
+    if problem:
+        raise UserError(f"cannot write --save_inputs to {folder}: {problem} (name another folder)")
 
 
-def names_saved(images: Iterable[str]) -> "Iterator[str]":
-    """Of the files in the folder of inputs, where each file is one picture."""
-    names = (name for name in expand_all(images) if not isinstance(name, Fault))
-    return (saved_name(number, name) for number, name in enumerate(names))
-
-
-def progress_bar(images: list[str]) -> "tqdm":
-    """A bar on the terminal, where there are many files to come and the results don't scroll there themselves."""
+def progress_bar(results: Iterable[Result], names: Sequence[str | Fault]) -> tqdm:
+    """Show progress on the terminal if there are many files, unless the rows scroll there themselves."""
     if not sys.stderr.isatty() or sys.stdout.isatty():
-        return tqdm(disable=True)
-    has_many = Counter(bool(IDX_NAME.search(str(name))) for name in expand_all(images))
-    total = None if has_many[True] else has_many[False]
-    return tqdm(total=total, unit=" pictures", disable=total is not None and total <= FEW)
+        return tqdm(results, disable=True)
+    total = None if any(IDX_NAME.search(str(name)) for name in names) else len(names)
+    return tqdm(results, total=total, unit=" pictures", disable=total is not None and total <= FEW)
 
 
-def counted(results: "Iterable[Result]", bar: "tqdm") -> "Iterator[Result]":
-    for result in results:
-        yield result
-        bar.update()
-
-
-def write_rows(
-    results: "Iterable[Result]",
-    classify: "PictureClassifier",
-    kind: str,
-    top_k: int,
-    save_inputs: str | None,
-) -> tuple[int, int]:
-    """Print a row of each image as soon as its batch is done, and each fault; return how many faults of how many."""
-    header, line = FORMATS[kind]
-    say(header(top_k))
-    faults = total = 0
+def write_rows(results: Iterable[Result], classify: PictureClassifier, options: PredictOptions) -> tuple[int, int]:
+    """Print a row for each image when its batch is done, and each fault. Return the number of faults and results."""
+    say(header(options.format, options.top_k))
+    classified = total = 0
     results = iter(results)
-    while chunk := list(islice(results, classify.batch_size)):
-        pictures = [result for result in chunk if isinstance(result, Picture)]
-        if save_inputs:
-            save_images(pictures, Path(save_inputs), total - faults)
-        say("".join(line(row) for row in rows_of(pictures, classify, top_k)))
-        total += len(chunk)
-        for fault in chunk:
+    while batch := list(islice(results, classify.batch_size)):
+        pictures = [result for result in batch if isinstance(result, Picture)]
+        if options.save_inputs:
+            save_images(pictures, Path(options.save_inputs), classified)
+        say("".join(row_line(options.format, row) for row in rows_of(pictures, classify, options.top_k)))
+        for fault in batch:
             if isinstance(fault, Fault):
-                faults += 1
-                complain(f"error: {printable(fault.name)}: {printable(fault.reason)}")
-    return faults, total
+                tqdm.write(fault_message(*fault), file=sys.stderr)  # above the progress bar
+        classified += len(pictures)
+        total += len(batch)
+    return total - classified, total
 
 
-def save_images(pictures: "Sequence[Picture]", folder: Path, start: int) -> None:
-    """Write each image; the numbers go on from `start`."""
+def save_images(pictures: Sequence[Picture], folder: Path, start: int) -> None:
+    """Write each image to a file, numbered from `start`."""
     for number, picture in enumerate(pictures, start):
         with atomic_write(folder / saved_name(number, picture.name)) as file:
             Image.fromarray(picture.image).save(file, "PNG")
 
 
 def saved_name(number: int, name: str) -> str:
-    """NUMBER_NAME.png; the number keeps equal names apart."""
+    """NUMBER_NAME.png; the number distinguishes pictures of the same name."""
     path = Path(name)
     stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
     kept = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
@@ -125,11 +110,6 @@ def saved_name(number: int, name: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write to standard output at once. What its encoding lacks, names that are no text for one, is escaped."""
+    """Write to standard output at once. Escape what its encoding lacks, such as file names that are no text."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-
-
-def complain(text: str) -> None:
-    """Write a line to standard error, above the progress bar where there is one."""
-    tqdm.write(text, file=sys.stderr)

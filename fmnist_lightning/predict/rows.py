@@ -1,10 +1,10 @@
-"""What is printed of an image, as a table, JSON lines or CSV."""
+"""What is printed or written about a picture: a table row, a JSON object, or a CSV row."""
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +12,14 @@ import numpy as np
 from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
 from fmnist_lightning.predict.classifier import PictureClassifier
-from fmnist_lightning.predict.inputs import Picture
+from fmnist_lightning.predict.inputs import Fault, Picture
 
+PART_FORMATS = ("json", "csv")  # formats of a file, which has rows for faults, too
 WIDTH = 11  # of the longest class name
 
 
 class Candidate(NamedTuple):
-    """A class that an image may be of."""
+    """A class that a picture may be of."""
 
     label: int
     name: str
@@ -26,15 +27,15 @@ class Candidate(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is printed of an image."""
+    """The prediction for one picture."""
 
     file: str
     candidates: Sequence[Candidate]  # the most probable first
-    dataset: str  # that the net was trained on
+    dataset: str  # that the model was trained on
 
 
-def rows_of(pictures: "Sequence[Picture]", classify: "PictureClassifier", top_k: int) -> Iterator[Row]:
-    """The rows of a batch; none for none."""
+def rows_of(pictures: Sequence[Picture], classify: PictureClassifier, top_k: int) -> Iterator[Row]:
+    """Classify a batch of pictures, which may be empty."""
     if not pictures:
         return
     prediction = classify(np.stack([picture.image for picture in pictures]))
@@ -44,101 +45,60 @@ def rows_of(pictures: "Sequence[Picture]", classify: "PictureClassifier", top_k:
 
 
 def warn_of_weights(card: dict[str, Any], *, tta: bool) -> None:
-    """Say of weights that they know no photographs, or no mirror images where they are asked about those too."""
+    """Warn if a model was trained on drawn images, or with `tta` if it was trained without mirror images."""
     training = card.get("training")
     if tta and isinstance(training, dict):
         warn_if_trained_without_flip(training.get("flip", True))
     if card["dataset"] == "drawn":
-        print(f"WARNING: trained on the {TITLES['drawn']}; it knows no photographs", file=sys.stderr)
+        print(f"WARNING: the model was trained on the {TITLES['drawn']}, not on photographs", file=sys.stderr)
 
 
-def table_header(top_k: int) -> str:
-    return "  ".join([f"{'class':<{WIDTH}} probability"] * top_k) + "  picture\n"
-
-
-def table_line(row: Row) -> str:
-    columns = [f"{candidate.name:<{WIDTH}} {candidate.prob:>11.2%}" for candidate in row.candidates]
-    mark = ["(DRAWN)"] if row.dataset == "drawn" else []
-    # The name comes last: its width is not known beforehand, and pictures are not waited for.
-    return "  ".join([*columns, *mark, printable(row.file)]) + "\n"
-
-
-def json_header(_: int) -> str:
-    return ""
-
-
-def json_line(row: Row) -> str:
-    """An object with all that is known; in ASCII, so that any name of a file comes through."""
-    top = [as_fields(candidate) for candidate in row.candidates]
-    return json.dumps({"file": row.file, **top[0], "top": top, "dataset": row.dataset}) + "\n"
-
-
-def csv_columns(top_k: int) -> list[str]:
+def header(kind: str, top_k: int, *, errors: bool = False) -> str:
+    """The line before the rows of a format; `errors` adds a column for them to CSV."""
+    if kind == "table":
+        return "  ".join([f"{'class':<{WIDTH}} probability"] * top_k) + "  picture\n"
+    if kind == "json":
+        return ""
     suffixes = ["", *(f"_{place}" for place in range(2, top_k + 1))]
     names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "class", "probability")]
-    return ["file", *names, "dataset"]
+    return csv_line(["file", *names, "dataset", *["error"] * errors])
 
 
-def csv_fields(row: Row) -> list[Any]:
-    values = [value for candidate in row.candidates for value in as_fields(candidate).values()]
-    return [row.file, *values, row.dataset]
+def row_line(kind: str, row: Row, *, errors: bool = False) -> str:
+    if kind == "table":
+        columns = [f"{candidate.name:<{WIDTH}} {candidate.prob:>11.2%}" for candidate in row.candidates]
+        mark = ["(DRAWN)"] if row.dataset == "drawn" else []
+        # The name comes last, since rows are printed before the width of all names is known.
+        return "  ".join([*columns, *mark, printable(row.file)]) + "\n"
+    # A millionth is far below the accuracy of a model's probabilities.
+    top = [{"label": label, "class": name, "probability": round(prob, 6)} for label, name, prob in row.candidates]
+    if kind == "json":
+        # In ASCII, which holds any file name.
+        return json.dumps({"file": row.file, **top[0], "top": top, "dataset": row.dataset}) + "\n"
+    values = [value for candidate in top for value in candidate.values()]
+    return csv_line([row.file, *values, row.dataset, *[""] * errors])
 
 
-def csv_header(top_k: int) -> str:
-    return csv_text(csv_columns(top_k))
+def fault_line(kind: str, fault: Fault, top_k: int) -> str:
+    """The row of a picture that can't be read, in one of PART_FORMATS."""
+    if kind == "json":
+        return json.dumps({"file": fault.name, "error": fault.reason}) + "\n"
+    return csv_line([fault.name, *[""] * (3 * top_k + 1), fault.reason])
 
 
-def csv_line(row: Row) -> str:
-    return csv_text(csv_fields(row))
-
-
-def csv_text(values: Iterable[Any]) -> str:
+def csv_line(values: Iterable[Any]) -> str:
     text = io.StringIO()
-    # Python 3.11.7 quotes only what ends lines, and a carriage return in a name would begin a row (gh-67044).
+    # Python 3.11.7 quotes only the line terminator's characters; a carriage return in a name must be quoted (gh-67044).
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def as_fields(candidate: Candidate) -> dict[str, Any]:
-    """In the words of the output; a millionth is far below what a probability of a net is worth."""
-    return {"label": candidate.label, "class": candidate.name, "probability": round(candidate.prob, 6)}
-
-
-FORMATS: dict[str, tuple[Callable[[int], str], Callable[[Row], str]]] = {
-    "table": (table_header, table_line),
-    "json": (json_header, json_line),
-    "csv": (csv_header, csv_line),
-}
-
-
-def json_fault(file: str, reason: str, _: int) -> str:
-    return json.dumps({"file": file, "error": reason}) + "\n"
-
-
-def csv_fault(file: str, reason: str, top_k: int) -> str:
-    return csv_text([file, *[""] * (len(csv_columns(top_k)) - 1), reason])
-
-
-class PartFormat(NamedTuple):
-    """How rows stand in a file that has a row for what can't be read too."""
-
-    header: Callable[[int], str]  # of so many candidates
-    line: Callable[[Row], str]
-    fault: Callable[[str, str, int], str]  # file, reason, candidates
-
-
-PART_FORMATS = {
-    "json": PartFormat(json_header, json_line, json_fault),
-    "csv": PartFormat(
-        lambda top_k: csv_text([*csv_columns(top_k), "error"]),
-        lambda row: csv_text([*csv_fields(row), ""]),
-        csv_fault,
-    ),
-}
+def fault_message(name: str, reason: str) -> str:
+    return f"error: cannot read {printable(name)}: it {printable(reason)}"
 
 
 def printable(text: str) -> str:
-    """One line that does nothing to a terminal: control characters and such are escaped."""
+    """Escape line breaks, control characters, and all else that could trick a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
