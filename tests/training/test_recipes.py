@@ -1,27 +1,20 @@
 """Recipes are options of the training script, and nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from fmnist_lightning.cli import parse
-from fmnist_lightning.training.train import train
+from fmnist_lightning.runs.options import TrainOptions, as_yaml, read_recipe, recipe_values
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def test_there_are_recipes() -> None:
-    assert RECIPES
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_values_become_options(recipe: Path) -> None:
+    values, options = recipe_values(recipe), as_yaml(read_recipe(recipe))
+    assert {name: options[name] for name in values} == values
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_accepted_and_its_options_arrive(recipe: Path) -> None:
-    options = yaml.safe_load(recipe.read_text())
-    parsed = parse(train, ["--config", str(recipe)])
-    assert {name: parsed[name] for name in options} == options
-
-
-def test_the_seed_recipe_is_the_default_in_32_bits() -> None:
-    [recipe] = [path for path in RECIPES if path.stem == "seed"]
-    assert parse(train, ["--config", str(recipe)]) == {**parse(train, []), "precision": "32-true"}
+def test_seed_recipe_is_the_default_in_32_bits() -> None:
+    assert read_recipe(RECIPES / "seed.yaml") == replace(TrainOptions(), precision="32-true")
