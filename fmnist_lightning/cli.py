@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import time
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, field, fields
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser, set_parsing_settings
 from jsonargparse.typing import extend_base_type, restricted_number_type
 
-from fmnist_lightning.errors import SIGNALS, Interrupted, ReportedError, UserError, raise_interrupted
-from fmnist_lightning.ranks import end_with_parent, is_first, is_supervised, launched, leave_last_words
+from fmnist_lightning.errors import SIGNALS, Interrupted, UserError, raise_interrupted
 
 Options = TypeVar("Options")
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
+# The variables with a process's rank: torchrun's first, which may run in a SLURM job, then that of SLURM's srun.
+RANKS = ("RANK", "SLURM_PROCID")
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torch's elastic agent looks for a rank's error
 
 # The docstring below a dataclass's field is the option's help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -92,8 +95,6 @@ def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
     for number in SIGNALS:
         signal.signal(number, raise_interrupted)
     try:
-        if launched():
-            end_with_parent()
         parse_options = getattr(options, "parse", None) or (lambda arguments: parse(options, arguments))
         parsed = parse_options(sys.argv[1:])
         if isinstance(command, str):
@@ -102,17 +103,28 @@ def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
         else:
             command(parsed)
     except Interrupted as interruption:
-        # Whoever started this process with others may have ended it because of one of them, and says so itself.
-        if is_first() and (interruption.advice or not is_supervised()):
+        # Torch's elastic agent says itself why it ended its ranks.
+        if is_rank_zero() and (interruption.advice or ERROR_FILE not in os.environ):
             print(f"\n{interruption}", file=sys.stderr)
         return interruption.exit_status
-    except ReportedError as end:
-        return end.exit_status
     except (UserError, OSError) as error:
-        if not leave_last_words(str(error)):
-            print(f"error: {error}", file=sys.stderr)
+        report(str(error))
         return getattr(error, "exit_status", 1)
     return 0
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the only one, or the one of several that speaks for all."""
+    ranks = [os.environ[name] for name in RANKS if name in os.environ]
+    return not ranks or ranks[0] == "0"
+
+
+def report(message: str) -> None:
+    """Print an error, or hand it to torch's elastic agent, which prints that of the rank that failed first."""
+    if path := os.environ.get(ERROR_FILE):
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+    else:
+        print(f"error: {message}", file=sys.stderr)
 
 
 def build_parser(options: type[Any], *, exit_on_error: bool = True) -> ArgumentParser:

@@ -1,4 +1,4 @@
-"""What reaches a user as one message: errors, and interruptions by a signal."""
+"""What reaches a user as one message: errors and interruptions by a signal."""
 
 import contextlib
 import signal
@@ -10,40 +10,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class UserError(Exception):
-    """A problem whose message says what was found, what was expected, and the cure."""
+    """A problem that a user can solve; the message is `cannot VERB OBJECT: reason (hint)`."""
 
     exit_status = 1
 
 
 class ProcessFailedError(UserError):
-    """One of several processes failed: its message, and the status that it ended with."""
+    """One of several processes failed. Its exit status is above 128 if a signal ended it."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
 
-    @property
-    def by_signal(self) -> bool:
-        """Whether it was killed or stopped, and may end well another time."""
-        return self.exit_status > 128
-
-    def advised(self, cure: str) -> "ProcessFailedError":
-        """The same with a cure, where its own message has none."""
-        return ProcessFailedError(f"{self}; {cure}", self.exit_status) if self.by_signal else self
-
-
-class ReportedError(Exception):
-    """The program ends with this status; another process has said why."""
-
-    def __init__(self, exit_status: int) -> None:
-        super().__init__(exit_status)
-        self.exit_status = exit_status
-
 
 class Interrupted(BaseException):
-    """The user or the system asked the program to stop. `advice` says what was saved and how to go on.
+    """The user or the system asked the program to stop. `advice` says what was saved and how to resume.
 
-    No Exception, as KeyboardInterrupt is none: what handles errors must not take it for one.
+    Like KeyboardInterrupt, it is not an Exception, so that no handler of errors catches it.
     """
 
     def __init__(self, signum: int, advice: str = "") -> None:
@@ -55,7 +38,7 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Say what was saved, and how to go on, where the block is interrupted without saying it."""
+    """Give an Interrupted that leaves the block `advice`, unless it has its own."""
     try:
         yield
     except Interrupted as interruption:
@@ -63,5 +46,5 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def raise_interrupted(signum: int, _frame: FrameType | None) -> NoReturn:
-    """A signal handler for where there is nothing to save."""
+    """Handle a signal while there is nothing to save."""
     raise Interrupted(signum)

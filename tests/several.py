@@ -1,4 +1,4 @@
-"""Processes for tests: ranks of several, as torchrun or srun would start them, and the program as people start it."""
+"""Processes for tests: ranks as torchrun or srun would start them, and programs as people start them."""
 
 import contextlib
 import multiprocessing
@@ -12,18 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-
-from fmnist_lightning import cli
-from fmnist_lightning.data import drawn
-from fmnist_lightning.report.tensorboard import TensorBoardPlots
+from conftest import draw_few, leave_undrawn, run_command
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120  # until a test gives up
-FEW = {"train": 60, "test": 20}  # drawn garments of each class
 LIMITS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-# Forks of a process that has imported all: a rank starts in a tenth of a second.
+# Forks of a process that has imported everything: a rank starts in a tenth of a second.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training.train"])
 
@@ -35,44 +32,40 @@ def free_port() -> int:
 
 
 def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What torchrun tells a process of one machine."""
-    places = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
-    return {
-        **{name: str(value) for name, value in places.items()},
-        "MASTER_ADDR": "127.0.0.1",
-        "TORCHELASTIC_RUN_ID": "t",
-    }
+    """The variables that torchrun sets for a rank on one machine."""
+    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    return {**texts(values), "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "t"}
 
 
-def slurm_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What SLURM's srun tells a task of one node."""
-    places = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
-    places |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size}
-    job = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NODELIST": "localhost",
-        "SLURM_NTASKS_PER_NODE": str(world_size),
-    }
-    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return {**{name: str(value) for name, value in places.items()}, **job, **addresses}
+def slurm_environment(rank: int, world_size: int, port: int, nodes: int = 1) -> dict[str, str]:
+    """The variables that SLURM's srun sets for a task, in an interactive job, which Lightning would overlook."""
+    node, local_rank = divmod(rank, world_size // nodes)
+    values = {"SLURM_PROCID": rank, "SLURM_NODEID": node, "SLURM_LOCALID": local_rank, "SLURM_NNODES": nodes}
+    values |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size, "SLURM_JOB_ID": 1, "MASTER_PORT": port}
+    values |= {"SLURM_NTASKS_PER_NODE": world_size // nodes}
+    names = {"SLURM_JOB_NAME": "interactive", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1"}
+    return {**texts(values), **names}
+
+
+def texts(values: dict[str, int]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
 
 
 def rank_main(
-    environment: dict[str, str], output: Path, command: Callable[..., Any], arguments: Sequence[str], before: Any
+    environment: dict[str, str], output: Path, command: Callable[..., Any], arguments: Sequence[object], before: Any
 ) -> None:
-    """One rank: `command` as its script runs it, on few drawn images, without pictures; its words go to `output`."""
+    """One rank: `command` as its script runs it, on few drawn images, without plots. It prints to `output`."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    drawn.PER_CLASS.update(FEW)
-    TensorBoardPlots.draw_validation = lambda *_: None  # type: ignore[method-assign]
+    patch = pytest.MonkeyPatch()
+    draw_few(patch)
+    leave_undrawn(patch)
     if before:
         before()
-    sys.argv = [command.__name__, *arguments]
-    sys.exit(cli.run(command))
+    sys.exit(run_command(patch, command, *arguments))
 
 
 def run_ranks(
@@ -84,18 +77,15 @@ def run_ranks(
     launcher: Callable[[int, int, int], dict[str, str]] = torchrun_environment,
     before: Callable[[], None] | None = None,
 ) -> tuple[list[int | None], list[str]]:
-    """Exit statuses and outputs of `world_size` ranks, by rank; those that don't end in time are killed.
+    """Exit statuses and outputs of `world_size` ranks, by rank. Those that don't end in time are killed.
 
-    `before` is called in each first; it is a function of a test's module.
+    Each rank first calls `before`, a function of a test's module.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     outputs = [folder / f"rank_{rank}.txt" for rank in range(world_size)]
     ranks = [
-        CONTEXT.Process(
-            target=rank_main,
-            args=(launcher(rank, world_size, port), output, command, [str(one) for one in arguments], before),
-        )
+        CONTEXT.Process(target=rank_main, args=(launcher(rank, world_size, port), output, command, arguments, before))
         for rank, output in enumerate(outputs)
     ]
     for one in ranks:
@@ -110,7 +100,7 @@ def run_ranks(
 
 @contextlib.contextmanager
 def started(*words: object, cwd: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A program in a process group of its own, of which nothing is left behind."""
+    """A program in its own process group; at the end it and its ranks are killed."""
     command = [str(word) for word in words]
     surroundings = {**os.environ, **LIMITS, "PYTHONPATH": str(ROOT), **environment}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -118,14 +108,14 @@ def started(*words: object, cwd: Path = ROOT, **environment: str) -> Iterator[su
         try:
             yield process
         finally:
-            children = ranks_of(process.pid)  # asked first: later they are nobody's
+            children = ranks_of(process.pid)  # while they still have their parent
             for end, number in ((os.killpg, process.pid), *((os.kill, child) for child in children)):
                 with contextlib.suppress(ProcessLookupError):
                     end(number, signal.SIGKILL)
 
 
 def ranks_of(parent: int) -> list[int]:
-    """The processes that a program has started, by their ranks."""
+    """The processes that a program has started, by rank."""
     children = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -138,7 +128,7 @@ def ranks_of(parent: int) -> list[int]:
 
 
 def has_ended(process: int) -> bool:
-    """Also where nobody has asked for its status, as in a container whose first process does not."""
+    """Also true if no parent has asked for its status, as in a container whose first process doesn't."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -146,7 +136,7 @@ def has_ended(process: int) -> bool:
 
 
 def wait_for(happened: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """The first true answer of `happened`. Fails when none has come in time."""
+    """The first true result of `happened`. Fails if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := happened()):
         assert time.monotonic() < deadline, "nothing happened"

@@ -1,30 +1,53 @@
-"""Which device and which arithmetic a training uses, and how its memory is kept."""
+"""Which devices a training or test runs on, in which precision and in how many processes, and how these cooperate.
 
-import ctypes
+Each device has a process, called a rank. torch's elastic agent, the one in torchrun, starts the ranks of one machine.
+Lightning's launcher would end with status 0 after SIGTERM, and if a rank dies, it reports that another one lost its
+connection. torchrun or SLURM's srun can start the ranks too, and must if there are several machines.
+"""
+
+import contextlib
+import logging
 import os
-import platform
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import signal
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fmnist_lightning.errors import UserError
-from fmnist_lightning.ranks import launched, started_by_srun
-from fmnist_lightning.training.distributed import is_distributed
+from fmnist_lightning.errors import SIGNALS, ProcessFailedError, UserError
 
-# Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-NEVER = 2**31 - 1
+T = TypeVar("T")
+
+LOCALHOST = "127.0.0.1"
+PROCESSES_PER_CORE = 4  # at most, on CPUs: each process takes about 1 GB
+SECONDS_TO_SAVE = 600  # for a validation and a checkpoint after Ctrl-C; torch's default is 30
+# A rank that lost its connection waits this long for the agent to end it, so that the agent reports the rank that died.
+LINGER_SECONDS = 5.0
+# In messages of gloo, which raises plain RuntimeErrors.
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe", "gloo")
 
 
 class Devices(NamedTuple):
-    """Where a training or a test computes, and how."""
+    """Where a training or test runs."""
 
-    fabric: L.Fabric  # not launched yet; one process of several where the options name several devices
-    trainer: dict[str, Any]  # the Trainer's options that say where and how it computes
+    fabric: L.Fabric  # not launched yet
+    trainer: dict[str, Any]  # the same as arguments of the Trainer
+    to_launch: int  # processes to start with `launch`; 0 if this one is enough, or is a rank already
 
     @property
     def precision(self) -> Any:
@@ -34,100 +57,216 @@ class Devices(NamedTuple):
 def resolve_devices(
     accelerator: str, devices: int | str, precision: str, num_nodes: int = 1, strategy: str = "auto"
 ) -> Devices:
-    """Make ready for the devices that the options name, and find what precision and strategy mean there.
+    """Find what the options mean on this machine.
 
-    Raises UserError where this machine has no such devices, or who started this process has started another number
-    of them. Also turns TF32 off: cuDNN's convolutions use it by default, and 32-true would then mean 10 bits of 23.
+    Turns TF32 off: cuDNN's convolutions use it by default, with 10 bits of mantissa where 32-true promises 23. Raises
+    UserError if this machine has no such devices, or another number of processes was started.
     """
-    asked = f"--accelerator {accelerator} --devices {devices} --precision {precision}"
+    asked = f"--accelerator {accelerator} --devices {devices} --num_nodes {num_nodes} --precision {precision}"
+    environment = cluster_environment()
+    plugins: list[Any] = [environment] if environment else []
     chosen: Any = "32-true" if precision == "auto" else precision
-    plugins = srun_plugins()
+    where: Any = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
     try:
-        fabric = L.Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=chosen,
-            plugins=plugins,
-        )
+        fabric = L.Fabric(**where, strategy=strategy, precision=chosen, plugins=plugins)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        cure = "use --accelerator auto, which takes what this machine has"
-        raise UserError(f"{asked}: {error}; {cure}") from error
-    place = launched()
-    asked_for, started = fabric.world_size, place.world_size if place else 1
-    if asked_for != started:
-        raise UserError(
-            f"{asked} --num_nodes {num_nodes} is {asked_for} processes, and {started} were started: give --devices and "
-            "--num_nodes as torchrun or srun has them"
-        )
+        raise UserError(f"cannot use {asked}: {error} (use --accelerator auto)") from error
+    processes = getattr(fabric.strategy, "num_processes", 1)
+    check_processes(fabric.device, processes, num_nodes, environment.world_size() if environment else None, asked)
     torch.backends.cudnn.allow_tf32 = False
-    if fabric.device.type == "cpu":
-        # `import lightning` sets it to 1. Adam, which asks at each step whether there is CUDA, then has the system look
-        # for a driver's library each time: 0.14 ms a step (LOG.md, 2026-11-23).
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    keep_freed_memory()
     trainer = {
-        "accelerator": accelerator,
-        "devices": devices,
-        "num_nodes": num_nodes,
+        **where,
         "precision": fastest_precision(fabric.device) if precision == "auto" else precision,
         "strategy": "ddp" if is_distributed(fabric) else "auto",
         "plugins": plugins,
-        "use_distributed_sampler": False,  # Lightning's repeats images; the shares of `Batches` don't
+        "use_distributed_sampler": False,  # `Batches` makes the shards; Lightning's sampler would repeat images
     }
-    return Devices(fabric, trainer)
+    return Devices(fabric, trainer, to_launch=0 if environment or processes == 1 else processes)
 
 
-def srun_plugins() -> list[Any]:
-    """SLURM's environment by name, where srun started this process; Lightning finds it in no job called `interactive`.
+def check_processes(device: torch.device, processes: int, num_nodes: int, started: int | None, asked: str) -> None:
+    """Raise UserError unless so many processes on each of `num_nodes` machines were started, or can be."""
+    if started is not None and started != processes * num_nodes:
+        raise UserError(f"cannot use {asked}: torchrun or srun started {started} processes (use their numbers)")
+    if started is None and num_nodes > 1:
+        raise UserError(f"cannot use {asked}: other machines are not reached from here (use torchrun, docs/scale.md)")
+    limit = PROCESSES_PER_CORE * usable_cores()
+    if started is None and device.type == "cpu" and processes > limit:
+        raise UserError(f"cannot use {asked}: {usable_cores()} cores carry {limit} processes (use fewer --devices)")
 
-    Without its way of going on with a job that SLURM stops, which writes elsewhere than into the run folder: --resume
-    does it. Raises UserError where the job's options are none that Lightning takes.
+
+def cluster_environment() -> ClusterEnvironment | None:
+    """This process's rank and world size, if torchrun, `launch` or SLURM's srun started it as one of several.
+
+    Lightning overlooks srun in a job that is named interactive or bash, and would requeue the job, which --resume
+    replaces. A SLURM job's script has the variables of SLURM too, but only srun sets those of a step.
     """
+    if TorchElasticEnvironment.detect():  # first, since torchrun can run in a SLURM job
+        return TorchElasticEnvironment()
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return None
     try:
-        return [SLURMEnvironment(auto_requeue=False)] if started_by_srun() else []
+        return SLURMEnvironment(auto_requeue=False)
     except RuntimeError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"cannot use this SLURM job: {error}") from error
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fastest_precision(device: torch.device) -> str:
-    """The precision in which the nets were measured to train fastest: bf16-mixed where a CPU gains by it.
+    """The precision in which the models train fastest, as far as this was measured; else 32-true.
 
-    AMD's cores do by AVX-512's bf16 (docs/speed.md); Intel's, where they have it without AMX, as many a virtual machine
-    shows them, take a third longer (LOG.md, 2026-11-25), and CPUs that emulate bf16 longer still (2026-11-23). GPUs
-    stay at 32-true until they are measured.
+    On CPUs bf16-mixed pays with AMD's AVX-512 bf16 (docs/speed.md) and with Intel's AMX. Intel's AVX-512 bf16 without
+    AMX, as in many virtual machines, takes a third longer (LOG.md, 2026-11-25), and emulation longer still
+    (2026-11-23). GPUs were not measured.
     """
     capabilities = cpu_capabilities()
     by_avx512 = capabilities.get("avx512_bf16", False) and "Intel" not in capabilities.get("cpu_name", "")
-    gains = by_avx512 or capabilities.get("amx_bf16", False)
-    return "bf16-mixed" if device.type == "cpu" and gains else "32-true"
+    pays = by_avx512 or capabilities.get("amx_bf16", False)
+    return "bf16-mixed" if device.type == "cpu" and pays else "32-true"
 
 
 def has_bf16_products(device: torch.device) -> bool:
-    """Whether a product of matrices in bf16 has instructions of its own there, and is not put together from others.
-
-    Of accelerators that are not CUDA's it is taken for granted.
-    """
+    """Whether the device has instructions for bf16 matrix products; assumed of accelerators other than CUDA."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    by_cpu = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
-    return device.type != "cpu" or any(cpu_capabilities().get(name, False) for name in by_cpu)
+    names = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+    return device.type != "cpu" or any(cpu_capabilities().get(name, False) for name in names)
 
 
 def cpu_capabilities() -> Mapping[str, Any]:
-    """Which instructions this CPU has, by torch's names; nothing with an older torch, which can't tell."""
+    """The CPU's instruction sets under torch's names; empty in a torch that can't tell."""
     return getattr(torch.cpu, "get_capabilities", dict)()
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what a training step frees for the next one, which needs just as much.
+def launch(processes: int, *, hint: str = "", extra: Sequence[str] = ()) -> None:
+    """Run this command line, with `extra` appended, in so many ranks, and wait for them.
 
-    Else it gives megabytes back to the system and takes them again at each step, as it happens to lie in memory: up to
-    3,400 page faults a step and a third of the speed (LOG.md, 2026-11-23). The peak is the same. Other C libraries
-    are left alone.
+    The ranks share the cores. If one fails, the agent ends the others. Raises ProcessFailedError with the message and
+    status of the one that failed first, plus `hint` if a signal ended it; SystemExit with 130 or 143 after Ctrl-C or
+    SIGTERM, which the ranks receive too; UserError if there is no script to run, as in a notebook.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, NEVER)
-        libc.mallopt(M_MMAP_THRESHOLD, NEVER)
+    if not hasattr(sys.modules["__main__"], "__file__"):
+        raise UserError("cannot start processes from a notebook: each runs a script (use scripts/train.py)")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
+    logging.disable(logging.ERROR)  # the agent logs what ProcessFailedError says
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with TemporaryDirectory(prefix="fmnist-ranks-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{LOCALHOST}:0",  # any free port
+            local_addr=LOCALHOST,
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle=",".join(number.name for number in SIGNALS),  # torch adds SIGHUP, which nohup ignores
+        )
+        try:
+            elastic_launch(config, sys.executable)(*sys.orig_argv[1:], *extra)
+        except ChildFailedError as error:
+            raise process_failed(*error.get_first_failure(), processes, hint) from error
+        except SignalException as error:
+            raise SystemExit(128 + error.sigval) from error  # rank 0 has said what it saved
+        finally:
+            for number, handler in handlers.items():  # the agent leaves its own
+                signal.signal(number, handler)
+
+
+def process_failed(rank: int, failure: ProcessFailure, world_size: int, hint: str) -> ProcessFailedError:
+    """The error of the rank that failed first, with the status that a shell would give it."""
+    name, status = f"rank {rank} of {world_size}", failure.exitcode
+    number = -status if status < 0 else status - 128
+    if number in signal.valid_signals():
+        ended = f"{name} was ended by {signal.Signals(number).name}, and then the others"
+        return ProcessFailedError(f"{ended} ({hint})" if hint else ended, 128 + number)
+    if Path(failure.error_file).is_file():
+        return ProcessFailedError(f"{failure.message} ({name})", status)
+    return ProcessFailedError(f"{name} ended with status {status}; its message is above", status)
+
+
+@contextlib.contextmanager
+def process_group(fabric: L.Fabric) -> Iterator[None]:
+    """Connect the ranks of `fabric`, if there are several. Only rank 0 prints and warns.
+
+    Raises UserError if the connection is lost, unless the agent ends this rank within LINGER_SECONDS.
+    """
+    if not is_distributed(fabric):
+        yield
+        return
+    try:
+        fabric.launch()
+        with contextlib.nullcontext() if fabric.is_global_zero else silence():
+            yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and not any(text in str(error) for text in LOST_CONNECTION):
+            raise
+        time.sleep(LINGER_SECONDS)
+        name, reason = f"rank {fabric.global_rank} of {fabric.world_size}", str(error).splitlines()[-1]
+        raise UserError(f"{name} lost its connection to another rank: {reason} (see that rank's message)") from error
+    distributed.destroy_process_group()
+
+
+def is_distributed(fabric: L.Fabric) -> bool:
+    return hasattr(fabric.strategy, "cluster_environment")
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Drop what this process prints and warns of."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+class Group(Protocol):
+    """A Fabric or a Trainer's strategy."""
+
+    @property
+    def is_global_zero(self) -> bool: ...
+
+    def broadcast(self, obj: Any) -> Any: ...
+
+
+def broadcast(group: Group, fn: Callable[[], T]) -> T:
+    """Call `fn` on rank 0 and return its result on every rank."""
+    result: T = group.broadcast(fn() if group.is_global_zero else None)
+    return result
+
+
+def world_size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gather_objects(value: T) -> list[T]:
+    """The value of each rank, by rank, on every rank."""
+    values: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        distributed.all_gather_object(values, value)
+    return values
+
+
+class Agreement:
+    """A group for decisions of all ranks after each step. It is on the CPU, so that no rank waits for its GPU."""
+
+    def __init__(self) -> None:
+        self.group: Any = distributed.new_group(backend="gloo") if world_size() > 1 else None
+
+    def largest(self, value: int) -> int:
+        """The largest of all ranks' values."""
+        if self.group is None:
+            return value
+        shared = torch.tensor(value)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX, group=self.group)
+        return int(shared)
