@@ -1,4 +1,4 @@
-"""The notebook runs top to bottom, shows what it promises, and is stored without outputs."""
+"""The notebook runs from top to bottom, shows what it promises, and is stored without outputs."""
 
 import re
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from fmnist_lightning.report.console import LABELS
+from fmnist_lightning.report.tables import LABELS
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "fashion_mnist_cnn_with_dropout.ipynb"
-FIGURE_CELLS = ("images", "curves", "confusion", "roc")
+PLOT_CELLS = ("images", "curves", "confusion", "roc")
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def notebook() -> NotebookNode:
 
 @pytest.fixture
 def own_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncKernelManager:
-    """A kernel of this very interpreter, whatever the user has installed, that writes nothing into the user's home."""
+    """A kernel of this interpreter that writes nothing into the user's home."""
     for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     return AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
 
 
 def executed(notebook: NotebookNode, kernel: AsyncKernelManager, parameters: str, folder: Path) -> NotebookNode:
-    """The notebook after its run in `folder`, with other parameters behind the cell that is tagged so."""
+    """Run the notebook in `folder`, with other parameters after the cell with the tag `parameters`."""
     [place] = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(parameters))
     client = NotebookClient(notebook, km=kernel, timeout=240, resources={"metadata": {"path": str(folder)}})
@@ -39,7 +39,7 @@ def executed(notebook: NotebookNode, kernel: AsyncKernelManager, parameters: str
 
 
 def outputs(notebook: NotebookNode, kind: str) -> Iterator[tuple[str, NotebookNode]]:
-    """The outputs of a kind with the names of their cells."""
+    """The outputs of a kind with the ids of their cells."""
     for cell in notebook.cells:
         yield from ((cell.id, output) for output in cell.get("outputs", ()) if output.output_type == kind)
 
@@ -49,47 +49,47 @@ def printed(notebook: NotebookNode, stream: str) -> str:
 
 
 def check_shown(notebook: NotebookNode) -> None:
-    """What each run must show, whatever the data."""
+    """Check what each run must show, on any data."""
     assert not list(outputs(notebook, "error"))
     assert "Warning" not in printed(notebook, "stderr")
     text = printed(notebook, "stdout")
     for label in LABELS.values():
-        assert re.search(rf"^{label} .*\d\d\.\d\d", text, re.MULTILINE), label
+        assert re.search(rf"^\| {label} .*\d\d\.\d\d", text, re.MULTILINE), label
     assert "225,034 parameters" in text
-    figures = {name for name, output in outputs(notebook, "execute_result") if "image/png" in output.data}
-    assert figures == set(FIGURE_CELLS)
+    plots = {name for name, output in outputs(notebook, "execute_result") if "image/png" in output.data}
+    assert plots == set(PLOT_CELLS)
 
 
-def test_the_stored_notebook_has_no_outputs(notebook: NotebookNode) -> None:
+def test_notebook_is_stored_without_outputs(notebook: NotebookNode) -> None:
     nbformat.validate(notebook)
     for cell in notebook.cells:
         assert not cell.get("outputs"), cell.id
         assert cell.get("execution_count") is None, cell.id
 
 
-def test_each_cell_has_a_name_of_its_own(notebook: NotebookNode) -> None:
+def test_cells_have_readable_ids(notebook: NotebookNode) -> None:
     names = [cell.id for cell in notebook.cells]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch("[a-z-]+", name) for name in names)  # a made-up one has digits
+    assert all(re.fullmatch("[a-z-]+", name) for name in names)  # a generated id has digits
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-def test_the_text_tells_of_each_callback(notebook: NotebookNode) -> None:
+def test_text_explains_each_callback(notebook: NotebookNode) -> None:
     sources = {cell.id: cell.source for cell in notebook.cells}
     given = sources["training"].partition("callbacks=[\n")[2].partition("\n    ],")[0]
     callbacks = re.findall(r"^ {8}(\w+)", given, re.MULTILINE)
-    told = re.findall(r"\(`(\w+)`", sources["training-text"])
-    assert [name.lower() for name in told] == [name.lower() for name in callbacks]  # history is a History
+    explained = re.findall(r"\(`(\w+)`", sources["training-text"])
+    assert [name.lower() for name in explained] == [name.lower() for name in callbacks]  # history is a History
 
 
-def test_links_in_the_notebook_lead_to_files(notebook: NotebookNode) -> None:
+def test_notebook_links_lead_to_files(notebook: NotebookNode) -> None:
     text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
     assert links
     assert all((NOTEBOOK.parent / link).is_file() for link in links)
 
 
-def test_the_notebook_runs_top_to_bottom_on_drawn_garments(
+def test_notebook_runs_on_drawn_garments(
     notebook: NotebookNode, own_kernel: AsyncKernelManager, tmp_path: Path
 ) -> None:
     folder = tmp_path / "project" / "notebooks"
@@ -111,11 +111,11 @@ EPOCHS, DATASET = 2, "drawn"
 
 
 @pytest.mark.real_data
-def test_the_notebook_runs_top_to_bottom_on_fashion_mnist(
+def test_notebook_runs_on_fashion_mnist(
     notebook: NotebookNode, own_kernel: AsyncKernelManager, real_data_dir: Path, tmp_path: Path
 ) -> None:
     result = executed(notebook, own_kernel, f"EPOCHS, DATA_DIR = 1, {str(real_data_dir)!r}", tmp_path)
     check_shown(result)
     text = printed(result, "stdout")
     assert "train  images (54000, 1, 28, 28)" in text
-    assert re.search(r"^accuracy +91\.39 +8\d\.\d\d", text, re.MULTILINE)  # the original's, and one epoch's
+    assert re.search(r"^\| accuracy +\| 91\.39 +\| 8\d\.\d\d", text, re.MULTILINE)
