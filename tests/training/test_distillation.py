@@ -1,11 +1,13 @@
-"""A net that learns from another one: by the literature's loss, from a teacher that stays as it is, on to the bit."""
+"""Distillation: the literature's loss, from a teacher that stays as it is, resumed bit for bit."""
 
 import math
+import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
-from conftest import Program, metrics_of, small_run
+from conftest import SMALL, Program, draw_few, leave_undrawn, metrics_of, own_signals, run_command, small_run
 from scipy.stats import entropy
 
 from fmnist_lightning.data.batches import Batch
@@ -13,14 +15,14 @@ from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, save_pretrained, weights_digest
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import read_config
-from fmnist_lightning.training.distillation import Teacher
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training.distillation import Teacher, prepare_teacher, validation_notice
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.train import train
-from tools.torturing import result
+from tools.torture import result
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
 IMAGES = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-LABELS_LOSS = torch.tensor(2.0)
 
 
 @pytest.fixture
@@ -29,168 +31,140 @@ def net() -> SeedNet:
     return SeedNet().eval()
 
 
-@pytest.fixture
-def taught(program: Program, tmp_path: Path, trained: Path) -> Path:
-    """A run of two epochs that learned from `trained`."""
-    return small_run(program, tmp_path / "taught", "--teacher", trained)[0]
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, trained_once: Path) -> Path:
+    """A run of two epochs whose teacher was the last run before it, a copy of `trained_once`."""
+    log_dir = tmp_path_factory.mktemp("taught")
+    shutil.copytree(trained_once, log_dir / "version_0")
+    with pytest.MonkeyPatch.context() as patch, own_signals():
+        draw_few(patch)
+        leave_undrawn(patch)
+        assert run_command(patch, train, *SMALL, "--log_dir", log_dir, "--teacher", "last") == 0
+    return log_dir / "version_1"
 
 
 @pytest.fixture
-def stranger(net: SeedNet, tmp_path: Path, trained: Path) -> Path:
-    """Weights of a net that taught nobody."""
-    return save_pretrained(Pretrained(net, load_pretrained(str(trained)).card), tmp_path / "stranger")
+def stranger(net: SeedNet, tmp_path: Path, trained_once: Path) -> Path:
+    """Weights of a model that taught nobody."""
+    file = tmp_path / "stranger.safetensors"
+    save_pretrained(Pretrained(net, load_pretrained(str(trained_once)).card), file)
+    return file
 
 
 @pytest.mark.parametrize(("share", "temperature"), [(0.0, 1.0), (0.5, 1.0), (0.9, 4.0)])
-def test_the_loss_is_that_of_the_labels_and_scipys_divergence(net: SeedNet, share: float, temperature: float) -> None:
+def test_loss_has_scipys_divergence(net: SeedNet, share: float, temperature: float) -> None:
     logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
-    theirs, ours = ((one / temperature).softmax(dim=1).detach() for one in (net(IMAGES), logits))
-    divergence = entropy(theirs.numpy(), ours.numpy(), axis=1).mean()
-    expected = (1 - share) * 2 + share * temperature**2 * divergence
-    assert Teacher(net, "seed", "", share, temperature).loss(logits, IMAGES, LABELS_LOSS).item() == pytest.approx(
-        expected
-    )
+    teacher, student = ((one / temperature).softmax(dim=1).detach().numpy() for one in (net(IMAGES), logits))
+    expected = (1 - share) * 2 + share * temperature**2 * entropy(teacher, student, axis=1).mean()
+    loss = Teacher(net, "seed", "", share, temperature).loss(logits, IMAGES, torch.tensor(2.0))
+    assert loss.item() == pytest.approx(expected)
 
 
-def test_who_agrees_with_the_teacher_has_the_labels_loss_alone_and_who_does_not_has_more(net: SeedNet) -> None:
-    teacher = Teacher(net, "seed", "", 0.75, 4.0)
-    assert teacher.loss(net(IMAGES), IMAGES, LABELS_LOSS).item() == pytest.approx(0.25 * 2)
-    assert teacher.loss(-9 * net(IMAGES), IMAGES, LABELS_LOSS).item() > 0.25 * 2 + 0.1
-
-
-def test_gradients_reach_the_learner_and_not_the_teacher(net: SeedNet) -> None:
-    logits = torch.zeros(6, 10, requires_grad=True)
-    Teacher(net, "seed", "", 0.9, 4.0).loss(logits, IMAGES, LABELS_LOSS).backward()
-    assert logits.grad is not None
-    assert logits.grad.abs().max() > 0
-    assert all(parameter.grad is None for parameter in net.parameters())
-
-
-def test_a_run_learns_from_its_teacher_and_keeps_the_learner_alone(
-    program: Program, tmp_path: Path, trained: Path, taught: Path
-) -> None:
-    alone, _ = small_run(program, tmp_path / "alone")
-    assert result(taught)["tensors"] != result(alone)["tensors"]
-    content = read_checkpoint(taught / "checkpoints" / "last.ckpt")
-    assert content["state_dict"].keys() == read_checkpoint(alone / "checkpoints" / "last.ckpt")["state_dict"].keys()
-    assert content["teacher"] == {
-        "model": "seed",
-        "sha256": weights_digest(load_pretrained(str(trained)).net),
-        "share": 0.9,
-        "temperature": 4.0,
-    }
-    for say in (metrics_of(taught), load_pretrained(str(taught)).card):
-        assert say["teacher"] == content["teacher"]
-    for say in (metrics_of(alone), load_pretrained(str(alone)).card):
-        assert "teacher" not in say
-
-
-def test_a_learner_that_hears_the_teacher_alone_comes_to_agree_with_it(net: SeedNet) -> None:
+def test_loss_moves_the_student_to_its_teacher(net: SeedNet) -> None:
     torch.manual_seed(1)
-    learner = SeedNet((0.0, 0.0, 0.0))
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    student = SeedNet((0.0, 0.0, 0.0))
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     losses = []
-    for _ in range(30):
-        loss = Teacher(net, "seed", "", 0.9, 4.0).loss(learner(IMAGES), IMAGES, torch.tensor(0.0))
+    for _ in range(20):
+        loss = Teacher(net, "seed", "", 0.9, 4.0).loss(student(IMAGES), IMAGES, torch.tensor(0.0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 10
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_of_blended_images_the_teacher_judges_the_blend_and_the_labels_count_by_their_shares(
+def test_taught_run_saves_its_student_and_names_its_teacher(taught: Path, trained_once: Path) -> None:
+    assert read_config(taught)["teacher"] == str(taught.with_name("version_0"))  # the last run at the start
+    content, alone = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (taught, trained_once))
+    assert content["state_dict"].keys() == alone["state_dict"].keys()
+    sha256 = weights_digest(load_pretrained(str(trained_once)).net)
+    identity = {"model": "seed", "sha256": sha256, "share": 0.9, "temperature": 4.0}
+    for record in (content, metrics_of(taught), load_pretrained(str(taught)).card):
+        assert record["teacher"] == identity
+    for record in (alone, load_pretrained(str(trained_once)).card):
+        assert "teacher" not in record
+
+
+def test_taught_run_resumes_bit_for_bit(program: Program, tmp_path: Path, trained: Path, taught: Path) -> None:
+    stopped, _ = small_run(program, tmp_path / "stopped", "--teacher", trained, "--max_epochs", 1, "--test", "false")
+    student, alone = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (stopped, trained))
+    assert not any(map(torch.equal, student.values(), alone.values()))  # negative control: the teacher matters
+    assert program(train, "--resume", stopped, "--max_epochs", 2, "--test", "true")[0] == 0
+    assert result(stopped) == result(taught)
+
+
+def test_run_does_not_resume_with_another_teacher(
+    program: Program, trained: Path, taught: Path, stranger: Path
+) -> None:
+    others = ("--teacher", stranger), ("--teacher", "null"), ("--teacher_share", 0.5), ("--temperature", 1)
+    for run, other in [*((taught, other) for other in others), (trained, ("--teacher", stranger))]:
+        status, output = program(train, "--resume", run, "--max_epochs", 3, *other)
+        assert status == 1, (run, other)
+        assert f"cannot resume {run} with the teacher" in output
+
+
+def test_blended_images_and_labels_count_by_their_shares(
     program: Program, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches: list[Batch] = []
-    judged = []
+    """In the loss of labels and for the teacher; the accuracy counts the label with the larger share."""
+    steps, losses = [], []
 
     def step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
-        batches.append(batch)
-        return training_step(self, batch, batch_idx)
+        loss = training_step(self, batch, batch_idx)
+        stored = self.trainer.datamodule.splits["train"].labels[batch.indices]
+        steps.append((batch, stored, self.train_metrics.labels[-1:]))
+        return loss
 
-    def judge(self: Teacher, logits: torch.Tensor, images: torch.Tensor, labels_loss: torch.Tensor) -> torch.Tensor:
-        judged.append((logits.detach(), images, labels_loss.item()))
-        return loss(self, logits, images, labels_loss)
+    def note(self: Teacher, logits: torch.Tensor, images: torch.Tensor, labels_loss: torch.Tensor) -> torch.Tensor:
+        losses.append((logits.detach(), images, labels_loss.item()))
+        return teachers_loss(self, logits, images, labels_loss)
 
-    training_step, loss = Classifier.training_step, Teacher.loss
+    training_step, teachers_loss = Classifier.training_step, Teacher.loss
     monkeypatch.setattr(Classifier, "training_step", step)
-    monkeypatch.setattr(Teacher, "loss", judge)
-    small_run(program, tmp_path, "--teacher", trained, "--mixup", 0.5, "--max_epochs", 1, "--precision", "32-true")
-    assert len(batches) == len(judged) > 0
-    for batch, (logits, images, labels_loss) in zip(batches, judged, strict=True):
+    monkeypatch.setattr(Teacher, "loss", note)
+    options = ["--mixup", 0.5, "--label_smoothing", 0.1, "--precision", "32-true", "--max_epochs", 1, "--test", "false"]
+    small_run(program, tmp_path, "--teacher", trained, *options)
+    for (batch, stored, counted), (logits, images, labels_loss) in zip(steps, losses, strict=True):
         assert torch.equal(images, batch.images)
-        assert (batch.targets.amax(dim=1) < 1).any()
-        by_shares = -(batch.targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        assert torch.equal(batch.labels, batch.targets.argmax(dim=1))
+        assert all(torch.equal(labels, batch.labels) for labels in counted)  # none after an epoch's last step
+        own = batch.targets[torch.arange(len(stored)), stored]  # the share of the image's own label
+        assert torch.equal(batch.labels[own > 0.5], stored[own > 0.5])
+        assert torch.equal(batch.labels[own < 0.5], stored.roll(1, 0)[own < 0.5])
+        smooth = 0.9 * batch.targets + 0.1 / 10
+        by_shares = -(smooth * logits.log_softmax(dim=1)).sum(dim=1).mean()
         assert labels_loss == pytest.approx(by_shares.item(), rel=1e-5)
+    assert {torch.equal(batch.labels, stored) for batch, stored, _ in steps} == {True, False}
 
 
-def test_a_teacher_has_the_digest_that_stands_in_its_card() -> None:
-    net, card = load_pretrained()
-    assert weights_digest(net) == card["weights"]["sha256"]
-
-
-def test_a_run_that_goes_on_with_its_teacher_ends_as_if_it_had_not_stopped(
-    program: Program, tmp_path: Path, trained: Path, taught: Path
-) -> None:
-    stopped, _ = small_run(program, tmp_path / "stopped", "--teacher", trained, "--max_epochs", 1, "--test", "false")
-    assert program(train, "--resume", stopped, "--max_epochs", 2, "--test", "true")[0] == 0
-    ended, expected = result(stopped), result(taught)
-    assert (ended["tensors"], ended["figures"]) == (expected["tensors"], expected["figures"])
-
-
-def test_a_run_does_not_go_on_with_another_teacher(program: Program, taught: Path, stranger: Path) -> None:
-    for other in (("--teacher", stranger), ("--teacher", "null"), ("--teacher_share", 0.5), ("--temperature", 1)):
-        status, output = program(train, "--resume", taught, "--max_epochs", 3, *other)
-        assert status == 1, other
-        assert f"{taught} was taught by seed" in output
-        assert "give the options of its own teacher" in output
-
-
-def test_a_run_without_a_teacher_does_not_go_on_with_one(program: Program, trained: Path, stranger: Path) -> None:
-    status, output = program(train, "--resume", trained, "--max_epochs", 2, "--teacher", stranger)
+@pytest.mark.parametrize("teacher", ["packaged", "gone.safetensors"])
+def test_teacher_of_other_images_or_nowhere_leaves_no_run(program: Program, tmp_path: Path, teacher: str) -> None:
+    status, output = program(train, "--dataset", "drawn", "--log_dir", tmp_path / "logs", "--teacher", teacher)
     assert status == 1
-    assert f"{trained} was taught by none" in output
-    assert "give --teacher null" in output
-
-
-def test_a_teacher_of_other_images_is_refused(program: Program, tmp_path: Path) -> None:
-    status, output = program(train, "--dataset", "drawn", "--log_dir", tmp_path, "--teacher", "packaged")
-    assert status == 1
-    assert "packaged was trained on fashion_mnist, and this training is on drawn" in output
+    assert teacher in output
+    assert not (tmp_path / "logs").exists()
 
 
 @pytest.mark.parametrize(
     ("teachers", "own", "seen"),
     [(0.0, 0.1, True), (0.1, 0.2, True), (0.1, 0.1, False), (0.2, 0.1, False), (0.0, 0.0, False), (None, 0.1, False)],
 )
-def test_a_teacher_that_saw_the_validation_images_is_told_of(
-    program: Program, net: SeedNet, tmp_path: Path, trained: Path, teachers: float | None, own: float, seen: bool
-) -> None:
-    card = load_pretrained(str(trained)).card
-    card["training"] = {"val_fraction": teachers} if teachers is not None else []
-    teacher = save_pretrained(Pretrained(net, card), tmp_path / "teacher")
-    options = ("--teacher", teacher, "--val_fraction", own, "--ckpt", "last", "--max_epochs", 1, "--test", "false")
-    _, output = small_run(program, tmp_path, *options)
-    warning = f"WARNING: the teacher {teacher} was trained on validation images of this training"
-    assert output.count(warning) == seen
+def test_notice_names_a_teacher_of_validation_images(teachers: float | None, own: float, seen: bool) -> None:
+    card = {"training": {"val_fraction": teachers} if teachers is not None else []}
+    assert ("the teacher last.ckpt" in validation_notice("last.ckpt", card, own)) is seen
 
 
-def test_last_is_the_newest_run_when_the_training_began(program: Program, trained: Path) -> None:
-    run, _ = small_run(program, trained.parent, "--teacher", "last", "--max_epochs", 1, "--test", "false")
-    assert read_config(run)["teacher"] == str(trained)
-
-
-def test_a_teacher_that_is_not_there_is_named_and_leaves_no_run(program: Program, tmp_path: Path) -> None:
-    arguments = ("--dataset", "drawn", "--log_dir", tmp_path / "logs", "--teacher", tmp_path / "gone")
-    status, output = program(train, *arguments)
-    assert status == 1
-    assert output.startswith(f"error: {tmp_path / 'gone'}")
-    assert not (tmp_path / "logs").exists()
+def test_notice_is_printed_once(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = TrainOptions(dataset="drawn", teacher=str(stranger), val_fraction=0.2)
+    for _ in range(2):
+        prepare_teacher(options, L.Fabric(accelerator="cpu", devices=1))
+    assert capsys.readouterr().err.count(f"WARNING: the teacher {stranger} was trained on validation images") == 1
 
 
 @pytest.mark.parametrize("wrong", [("--temperature", 0), ("--temperature", math.inf), ("--teacher_share", 1.5)])
-def test_wrong_numbers_are_refused(program: Program, wrong: tuple[str, float]) -> None:
+def test_wrong_share_or_temperature_is_refused(program: Program, wrong: tuple[str, float]) -> None:
     status, output = program(train, "--teacher", "packaged", *wrong)
     assert status == 2
     assert f'"{wrong[0].lstrip("-")}"' in output
