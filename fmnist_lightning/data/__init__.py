@@ -1,4 +1,4 @@
-"""Data sets, the validation split, batches and augmentation, from files to the tensors that a net takes.
+"""Data sets, from files to the batches that a model takes: read, split, shuffled, augmented.
 
-Nothing here knows a net or a metric.
+Nothing here knows a model or a metric.
 """

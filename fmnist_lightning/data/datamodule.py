@@ -1,32 +1,54 @@
-"""The LightningDataModule: which data, which cut, which batches."""
+"""The LightningDataModule: which data, which split, which batches."""
 
 from pathlib import Path
 
 import lightning as L
 import torch
+from torch import Tensor
 
+from fmnist_lightning.cli import DATA_DIR
 from fmnist_lightning.data.augment import augment, mix
 from fmnist_lightning.data.batches import Batch, Batches
 from fmnist_lightning.data.download import ensure_files
-from fmnist_lightning.data.fashion_mnist import Split, stratified_split
-from fmnist_lightning.data.sources import load_images
+from fmnist_lightning.data.fashion_mnist import CLASSES, DataError, Split
+from fmnist_lightning.data.sources import TITLES, load_images
 
-# The validation cut is the same in every run, whatever its seed, so that all runs are chosen on the same images.
-SPLIT_SEED = 20170825  # the day on which Fashion-MNIST came out
+# All runs validate on the same images, whatever their seed, so that their val/accuracy can be compared.
+SPLIT_SEED = 20170825  # the day on which Fashion-MNIST was published
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Sorted indices of a larger and a smaller part. The smaller one has `fraction` of each class.
+
+    Raises DataError if a part would be empty.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        chosen.append(shuffled[: round(len(members) * fraction)])
+    smaller = torch.cat(chosen).sort().values
+    larger = torch.ones(len(labels), dtype=torch.bool).index_fill(0, smaller, False).nonzero().flatten()
+    if not len(smaller) or not len(larger):
+        raise DataError(
+            f"cannot split {len(labels):,} images: a fraction of {fraction} leaves one part empty (choose another one)"
+        )
+    return larger, smaller
 
 
 class FashionMNISTDataModule(L.LightningDataModule):
-    """Fashion-MNIST or its drawn stand-in, as batches by one gather from a uint8 tensor on the device.
+    """Fashion-MNIST, or its drawn stand-in, in `Batches` from a uint8 tensor on the device.
 
-    `val_fraction` of the training set, balanced by class, is the validation cut; 0 makes none. The test set is read for
-    the test loop alone. For training, `flip`, `shift` and `erase` are those of `augment`, and `mixup` is the alpha of
-    `mix`, 0 for none.
+    `val_fraction` of the training set, balanced by class, is the validation split; 0 makes none. Only the test loop
+    reads the test set. Training images are augmented: `flip`, `shift` and `erase` are arguments of `augment`, and
+    `mixup` is the alpha of `mix`, 0 for none.
     """
 
     def __init__(
         self,
         dataset: str = "fashion_mnist",
-        data_dir: str = "data",
+        data_dir: str = DATA_DIR,
         batch_size: int = 128,
         val_fraction: float = 0.1,
         seed: int = 0,
@@ -36,8 +58,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         mixup: float = 0.0,
     ) -> None:
         super().__init__()
-        if dataset not in ("fashion_mnist", "drawn"):
-            raise ValueError(f"dataset is {dataset}; expected fashion_mnist or drawn (resolve_dataset answers auto)")
+        if dataset not in TITLES:
+            raise ValueError(f"dataset is {dataset}, not one of {', '.join(TITLES)} (resolve_dataset resolves auto)")
         self.save_hyperparameters()
         self.dataset = dataset
         self.data_dir = Path(data_dir)
@@ -50,13 +72,13 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
-        """Fetch what is missing, once; Lightning asks before training and again before the test."""
+        """Download what is missing, once: Lightning calls this before training and again before the test."""
         if self.dataset == "fashion_mnist" and not self.prepared:
             ensure_files(self.data_dir)
             self.prepared = True
 
     def setup(self, stage: str) -> None:
-        """Load what `stage`, one of Lightning's `fit validate test`, needs."""
+        """Load what `stage` needs: `fit`, `validate` or `test`."""
         if stage == "test":
             self.splits["test"] = self.load(train=False)
         elif "train" not in self.splits:
@@ -69,21 +91,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
             self.splits["val"] = Split(whole.images[val], whole.labels[val])
 
     def load(self, *, train: bool) -> Split:
+        """Read the training or the test set. Override it to use other images."""
         return load_images(self.dataset, self.data_dir, train=train)
-
-    def check_divisible(self, world_size: int) -> None:
-        """Raise DataError where a batch of training or validation has fewer images than there are devices."""
-        for name, split in self.splits.items():
-            Batches(split, self.batch_size, seed=self.seed if name == "train" else None, world_size=world_size)
-
-    def batches(self, name: str, *, seed: int | None = None) -> Batches:
-        """The split `name`, moved to the trainer's device once, in this device's share of each batch."""
-        if self.trainer is None:
-            return Batches(self.splits[name], self.batch_size, seed=seed)
-        device = self.trainer.strategy.root_device
-        self.splits[name] = split = Split(*(tensor.to(device) for tensor in self.splits[name]))
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return Batches(split, self.batch_size, seed=seed, rank=rank, world_size=world_size)
 
     def train_dataloader(self) -> Batches:
         return self.batches("train", seed=self.seed)
@@ -94,20 +103,34 @@ class FashionMNISTDataModule(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self.batches("test")
 
-    # The example image of the summary and the graph comes through both hooks too, as a plain tensor.
+    def batches(self, name: str, *, seed: int | None = None) -> Batches:
+        """This rank's shards of the batches of split `name`, which moves to the trainer's device once."""
+        if self.trainer is None:
+            return Batches(self.splits[name], self.batch_size, seed=seed)
+        device = self.trainer.strategy.root_device
+        self.splits[name] = split = Split(*(tensor.to(device) for tensor in self.splits[name]))
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return Batches(split, self.batch_size, seed=seed, rank=rank, world_size=world_size)
 
-    def on_after_batch_transfer(self, batch: Batch | torch.Tensor, dataloader_idx: int) -> Batch | torch.Tensor:
-        """In training, images are other ones each time they are seen, by torch's global generator."""
+    def check_divisible(self, world_size: int) -> None:
+        """Raise DataError if a batch of training or validation has fewer images than there are ranks."""
+        for name, split in self.splits.items():
+            Batches(split, self.batch_size, seed=self.seed if name == "train" else None, world_size=world_size)
+
+    # Lightning also passes the module's example_input_array, a plain tensor, through both hooks.
+
+    def transfer_batch_to_device(
+        self, batch: Batch | Tensor, device: torch.device, dataloader_idx: int
+    ) -> Batch | Tensor:
+        """Leave a `Batch` where it is: it is on the device, and Lightning's recursive move would cost time."""
+        return batch if isinstance(batch, Batch) else batch.to(device)
+
+    def on_after_batch_transfer(self, batch: Batch | Tensor, dataloader_idx: int) -> Batch | Tensor:
+        """Augment training batches, with torch's global generator."""
         if not isinstance(batch, Batch) or self.trainer is None or not self.trainer.training:
             return batch
         images = augment(batch.images, *self.augmentation)
         if not self.mixup:
             return batch._replace(images=images)
-        images, targets = mix(images, batch.labels, self.mixup)
+        images, targets = mix(images, batch.labels, len(CLASSES), self.mixup)
         return batch._replace(images=images, labels=targets.argmax(dim=1), targets=targets)
-
-    def transfer_batch_to_device(
-        self, batch: Batch | torch.Tensor, device: torch.device, dataloader_idx: int
-    ) -> Batch | torch.Tensor:
-        """Move the example image alone: batches lie where they are used, and Lightning's search in them takes long."""
-        return batch if isinstance(batch, Batch) else batch.to(device)

@@ -1,4 +1,4 @@
-"""The data sets by name: their titles, and how their images are found or made."""
+"""The data sets by name: their titles, and how their images are loaded."""
 
 import contextlib
 import sys
@@ -19,7 +19,7 @@ DRAWN_NOTICE = """
 
 
 def resolve_dataset(dataset: str, data_dir: Path) -> str:
-    """Turn `auto` into `fashion_mnist` if its files are here or can be fetched, else, with a notice, into `drawn`."""
+    """Turn `auto` into `fashion_mnist` if its files are here or can be downloaded, else, with a notice, `drawn`."""
     if dataset != "auto":
         return dataset
     try:
@@ -31,16 +31,16 @@ def resolve_dataset(dataset: str, data_dir: Path) -> str:
 
 
 def load_images(dataset: str, data_dir: Path, *, train: bool) -> Split:
-    """The training or the test set of a data set, whose files `ensure_files` has fetched.
+    """The training or the test set of a data set, whose files `ensure_files` downloaded.
 
-    Raises DataError if a file is missing or broken.
+    Raises DataError if a file is missing or damaged.
     """
     return load_drawn(train=train) if dataset == "drawn" else load_split(data_dir, train=train)
 
 
 @contextlib.contextmanager
 def suggesting_drawn() -> Iterator[None]:
-    """Add one more hint to a DataError, in a program that has the option --dataset."""
+    """Add a hint to a DataError, for a program that has the option --dataset."""
     try:
         yield
     except DataError as error:
