@@ -1,4 +1,4 @@
-"""The nets, plain `nn.Module`s, and what belongs to a trained net: its weights, its card and its exports.
+"""The nets, plain `nn.Module`s, and what belongs to a trained net: its weights with their card, and its exports.
 
-Nothing here knows Lightning's Trainer.
+Training, metrics and anything that knows Lightning's Trainer belong elsewhere: in training/.
 """

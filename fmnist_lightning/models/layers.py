@@ -1,34 +1,34 @@
-"""What the nets are made of: scaling of images, dropout with cheap masks, Keras's start weights."""
+"""What the nets are made of: scaling of images, dropout with cheap masks, Keras's initial weights."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 NUM_CLASSES = 10
-# One random byte decides over one activation, so a rate is a whole number of 256ths: .25 and .5 are exact.
+# One random byte decides about one activation.
 BYTE_VALUES = 256
 
 
 def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Map uint8 images from 0..255 to 0..1, as the original does; float images are taken to be there already.
+    """Map uint8 images from 0..255 to 0..1, as the original does; floats must already be in 0..1.
 
-    Raises TypeError for any other dtype, which would train on the wrong range without a word.
+    Raises TypeError for any other dtype, which would silently train on the wrong range.
     """
     if images.dtype == torch.uint8:
         return images.to(dtype) / 255
     if images.is_floating_point():
         return images.to(dtype)
-    raise TypeError(f"images are {images.dtype}; expected uint8 in 0..255 or floats in 0..1")
+    raise TypeError(f"cannot scale images of {images.dtype}: expected uint8 in 0..255 or floats in 0..1")
 
 
 def byte_mask(activations: Tensor, rate: float) -> Tensor:
-    """A mask like `activations`, in their memory order where that is dense: False with probability `rate`.
+    """A mask of the shape and memory order of `activations`: False with probability `rate`, a whole number of 256ths.
 
     Draws eight bytes at a time from torch's global generator.
     """
     count = activations.numel()
     words = torch.empty((count + 7) // 8, dtype=torch.int64, device=activations.device)
-    # `to=None` covers all of the int64 range, so all eight bytes of a word are uniform.
+    # `to=None` covers the whole range of int64, so all eight bytes of a word are uniform.
     words.random_(torch.iinfo(torch.int64).min, to=None)
     strides = torch.empty_like(activations, device="meta").stride()
     in_order = words.view(torch.uint8)[:count].as_strided(activations.size(), strides)
@@ -36,18 +36,20 @@ def byte_mask(activations: Tensor, rate: float) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout as `nn.Dropout` defines it, with cheaper masks on a CPU.
+    """`nn.Dropout` with cheaper masks on a CPU, at the nearest rate that a byte can give: 0/256 to 255/256.
 
-    `nn.Dropout` draws a CPU mask with `bernoulli_`, which took 29 % of a training step of the seed net on two cores
-    (LOG.md, 2026-11-22). On other devices torch's own fused kernel is used.
-    Raises ValueError for a rate that is not a whole number of 256ths.
+    `nn.Dropout` draws a CPU mask with `bernoulli_`, which took 29% of a training step of the seed net on two cores
+    (LOG.md, 2026-11-22). Other devices use torch's own fused kernel at the same rounded rate. What remains is scaled by
+    1 / (1 - the rounded rate), so the expected activation is exact.
+
+    Raises ValueError for a rate outside [0, 1).
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0 <= rate < 1 or rate * BYTE_VALUES % 1:
-            raise ValueError(f"dropout rate is {rate}; expected a whole number of 256ths in [0, 1)")
-        self.rate = rate
+        if not 0 <= rate < 1:
+            raise ValueError(f"cannot drop activations at the rate {rate}: expected a number in [0, 1)")
+        self.rate = min(round(rate * BYTE_VALUES), BYTE_VALUES - 1) / BYTE_VALUES
 
     def forward(self, activations: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
@@ -61,7 +63,7 @@ class Dropout(nn.Module):
 
 
 def init_as_keras(net: nn.Module) -> None:
-    """Start weights as Keras's layers do by default: Glorot uniform kernels, zero biases."""
+    """Initialize weights as Keras's layers do by default: Glorot uniform kernels, zero biases."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

@@ -1,6 +1,7 @@
 """The nets, plain `nn.Module`s that know nothing of Lightning.
 
-Each takes images as they are stored, (B, 1, 28, 28) uint8, scales them itself, and returns logits (B, 10).
+Axes: B images, C channels, H rows, W columns. A comment on a layer is the shape of its output.
+Each net takes images as they are stored, (B, 1, 28, 28) uint8, scales them itself, and returns logits (B, 10).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,21 +17,21 @@ from fmnist_lightning.models.residual import ResidualNet
 class SeedNet(nn.Module):
     """The original's net, 225,034 parameters.
 
-    Source: the Keras listing of Fashion-MNIST-CNN-Dropout; tests/test_keras.py holds the two equal.
+    Source: the Keras listing of Fashion-MNIST-CNN-Dropout; tests/models/test_keras.py holds the two equal.
     Two changes make it faster and keep its function. ReLU comes after pooling: max(relu(a), relu(b)) = relu(max(a, b)),
-    for a quarter of the work. And what no logit depends on is not computed: see USED_SIZE.
+    at a quarter of the work. The border that affects no logit is left out: see USED_SIZE.
 
-    `dropout` has the rates behind the two poolings and the dense layer.
+    `dropout` has the rates after the two poolings and the dense layer.
     """
 
     # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
-    # first convolution, so 26 of the image's 28; columns likewise. 17 % less work, to the same logits and gradients.
+    # first convolution, so 26 of the image's 28; likewise for columns. 17% less work, same logits and gradients.
     USED_SIZE = 26
 
     def __init__(self, dropout: Sequence[float] = (0.25, 0.25, 0.5)) -> None:
         super().__init__()
         first, second, dense = dropout
-        self.layers = nn.Sequential(
+        self.layers = nn.Sequential(  # (B, 1, 26, 26)
             nn.Conv2d(1, 32, kernel_size=3),  # (B, 32, 24, 24)
             nn.MaxPool2d(2),  # (B, 32, 12, 12)
             nn.ReLU(),
@@ -39,7 +40,7 @@ class SeedNet(nn.Module):
             nn.MaxPool2d(2),  # (B, 64, 5, 5)
             nn.ReLU(),
             Dropout(second),
-            nn.Flatten(),  # (B, 1600)
+            nn.Flatten(),  # (B, 64 * 5 * 5)
             nn.Linear(64 * 5 * 5, 128),  # (B, 128)
             nn.ReLU(),
             Dropout(dense),
@@ -51,21 +52,22 @@ class SeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
-        used = images[..., : self.USED_SIZE, : self.USED_SIZE]
+        used = images[..., : self.USED_SIZE, : self.USED_SIZE]  # (B, 1, 26, 26)
         return self.layers(scale_images(used, next(self.parameters()).dtype))
 
 
 class NotebookNet(nn.Module):
-    """The larger net that printed the original's reported figures, 503,690 parameters.
+    """The larger net that printed the original's reported metrics, 503,690 parameters.
 
-    Source: the notebook of Fashion-MNIST-CNN-Dropout; tests/test_keras.py holds the two equal. `dropout` has the rates
-    behind the two poolings and the dense layer; the original has (.5, .5, 0). ReLU comes after pooling, as in SeedNet.
+    Source: the notebook of Fashion-MNIST-CNN-Dropout; tests/models/test_keras.py holds the two equal. `dropout` has the
+    rates after the two poolings and the dense layer; the original has (.5, .5, 0). ReLU comes after pooling, as in
+    SeedNet.
     """
 
     def __init__(self, dropout: Sequence[float] = (0.5, 0.5, 0.0)) -> None:
         super().__init__()
         first, second, dense = dropout
-        self.layers = nn.Sequential(
+        self.layers = nn.Sequential(  # (B, 1, 28, 28)
             nn.Conv2d(1, 32, kernel_size=3),  # (B, 32, 26, 26)
             nn.ReLU(),
             nn.Conv2d(32, 64, kernel_size=3),  # (B, 64, 24, 24)
@@ -76,7 +78,7 @@ class NotebookNet(nn.Module):
             nn.MaxPool2d(2),  # (B, 128, 5, 5)
             nn.ReLU(),
             Dropout(second),
-            nn.Flatten(),  # (B, 3200)
+            nn.Flatten(),  # (B, 128 * 5 * 5)
             nn.Linear(128 * 5 * 5, 128),  # (B, 128)
             nn.ReLU(),
             Dropout(dense),
@@ -90,12 +92,13 @@ class NotebookNet(nn.Module):
         return self.layers(scale_images(images, next(self.parameters()).dtype))
 
 
-# From three rates of dropout to a net.
+# Each takes three dropout rates and returns a net.
 MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {
     "seed": SeedNet,
     "notebook": NotebookNet,
     "compact": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 96), depths=(1, 1, 1)),
-    # The stages of `compact` behind a block at the image's full size, worth its third of the time (LOG.md, 2026-11-29).
+    # The stages of `compact` after a block at the image's full size, which costs a third of the time and is worth it
+    # (LOG.md, 2026-11-29).
     "fine": partial(ResidualNet, stem=(16,), widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stem_stride=1),
     "advanced": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 128, 192), depths=(1, 1, 1, 1)),
 }

@@ -1,18 +1,18 @@
-"""Weights that travel: safetensors with a JSON card beside them, in the package or anywhere else.
+"""Trained weights with their card: one safetensors file, the packaged one or any other, or a run's checkpoint.
 
-The card says how to build the net, what goes in and comes out, how it was trained and how well it does. The weights'
-SHA-256 stands in it, so that a swapped or half-copied pair is noticed. Neither file can run code.
+The card says how to build the model, what goes in and comes out, how it was trained and how well it does. It is JSON in
+the file's metadata. Reading a file runs no code from it.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as to_safetensors
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
@@ -27,19 +27,19 @@ from fmnist_lightning.runs.options import TrainOptions
 
 PACKAGED = Path(__file__).parent / "weights" / "fine.safetensors"
 SUFFIX = ".safetensors"
+CARD = "card"  # its key in the metadata of a file
 # Counts up when a card means something that older code would misread.
 FORMAT = 1
-# What a card must say before its weights are read.
-REQUIRED = ("model", "dropout", "classes", "dataset", "weights")
-# The options that make a recipe; folders of the machine and where it was computed stay there.
+REQUIRED = ("format", "model", "dropout", "classes", "dataset", "weights_sha256")
+# The options that make a recipe; folders and devices of the machine stay out of the card.
 RECIPE_OPTIONS = (*TrainOptions.FIXED, "max_epochs", "patience")
-INPUT = f"images (B, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), uint8 in 0..255 or floats in 0..1; the net scales them"
+INPUT = f"images (B, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), uint8 in 0..255 or floats in 0..1; the model scales them"
 OUTPUT = f"logits (B, {NUM_CLASSES}), in the order of the classes; softmax makes them probabilities"
 NET_PREFIX = "net."  # of the net's weights among a Classifier's
 
 
 class Pretrained(NamedTuple):
-    """A trained net and what is to be known of it."""
+    """A trained net and its card."""
 
     net: nn.Module  # in eval mode, on the CPU, float32
     card: dict[str, Any]  # plain JSON values
@@ -49,143 +49,103 @@ def load_pretrained(source: str = "packaged", log_dir: str = LOG_DIR) -> Pretrai
     """The net that `source` names, with its card.
 
     `packaged` comes with this package; `last` is the newest run in `log_dir`; else a run folder, whose tested
-    checkpoint is taken, a `.ckpt`, or a `.safetensors` with its card of the same name beside it.
-    Raises UserError where a file is missing, damaged, another program's, or does not fit the other.
+    checkpoint is taken, a `.ckpt` or a `.safetensors` file.
+    Raises UserError if a file is missing, damaged or another program's.
     """
     if source == "packaged" or source.endswith(SUFFIX):
-        path = PACKAGED if source == "packaged" else Path(source)
-        return read_pair(path, card_path(path))
+        return from_file(PACKAGED if source == "packaged" else Path(source))
     if source.endswith(".ckpt"):
         path = Path(source)
         run = path.parent.parent
         return from_checkpoint(path, run if (run / CONFIG).is_file() else None)
-    if source != "last" and not Path(source).is_dir():
-        kinds = f"packaged, last, a run folder such as {log_dir}/version_0, a .ckpt or a {SUFFIX}"
-        raise UserError(f"{source} is no trained net: name {kinds}")
     run = find_run(source, Path(log_dir))
     return from_checkpoint(find_checkpoint(run), run)
 
 
-def save_pretrained(pretrained: Pretrained, path: Path) -> Path:
-    """Write the weights to `path`, which ends in .safetensors or gets that ending, and the card beside; return `path`.
-
-    Each file is whole or not there; a pair of which only one was replaced is refused when it is loaded.
-    """
-    path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
-    weights, card = to_files(pretrained)
-    with atomic_write(path) as weights_file, atomic_write(card_path(path)) as card_file:
-        weights_file.write(weights)
-        card_file.write(card)
-    return path
+def save_pretrained(pretrained: Pretrained, path: Path) -> None:
+    """Write weights and card to `path`, atomically."""
+    with atomic_write(path) as file:
+        file.write(to_safetensors(pretrained))
 
 
-def to_files(pretrained: Pretrained) -> tuple[bytes, bytes]:
-    """The content of the weights file and of its card, which names the other's SHA-256."""
-    content = weights_content(pretrained.net)
-    weights = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return content, f"{json.dumps({**pretrained.card, 'weights': weights}, indent=2)}\n".encode()
-
-
-def weights_content(net: nn.Module) -> bytes:
-    """What a .safetensors file of a net's weights holds."""
-    # Channels last in the net; safetensors takes rows in plain order only.
-    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    return to_safetensors(tensors, metadata={"format": "pt"})
+def to_safetensors(pretrained: Pretrained) -> bytes:
+    """The content of a safetensors file with the card in its metadata."""
+    card = {**pretrained.card, "weights_sha256": weights_digest(pretrained.net)}
+    # One key only: safetensors writes several in random order, and equal weights would give unequal files.
+    return serialize_net(pretrained.net, {CARD: json.dumps(card)})
 
 
 def weights_digest(net: nn.Module) -> str:
-    """The SHA-256 of a .safetensors file of a net's weights, which tells trained nets apart."""
-    return hashlib.sha256(weights_content(net)).hexdigest()
+    """The SHA-256 that identifies trained weights: that of a safetensors file without a card."""
+    return hashlib.sha256(serialize_net(net, {"format": "pt"})).hexdigest()
 
 
-def card_path(weights: Path) -> Path:
-    return weights.with_suffix(".json")
+def serialize_net(net: nn.Module, metadata: dict[str, str]) -> bytes:
+    # Channels last in the net; safetensors takes contiguous tensors only.
+    return serialize({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, metadata)
 
 
-def read_pair(weights: Path, card_file: Path) -> Pretrained:
-    """The net of a weights file and its card. Raises UserError where they are missing or don't fit each other."""
-    if not weights.is_file():
-        cure = "the package was installed without its weights" if weights == PACKAGED else "name another file"
-        raise UserError(f"{weights} does not exist: {cure}, or train (python scripts/train.py) and name the run")
-    card = read_card(card_file)
-    content = weights.read_bytes()
-    digest, expected = hashlib.sha256(content).hexdigest(), str(card["weights"].get("sha256"))
-    if digest != expected:
+def from_file(path: Path) -> Pretrained:
+    """The net of a safetensors file. Raises UserError if it is missing, damaged or without a card of this project."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read {path}: it does not exist (name another file, or a run)") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot read {path} as safetensors: {error} (copy or export it again)") from error
+    card = read_card(metadata, path)
+    net = build_net(card["model"], card["dropout"], tensors, path)
+    # safetensors checks names and sizes only, not values.
+    if weights_digest(net) != card["weights_sha256"]:
+        raise UserError(f"cannot use {path}: its weights were changed or damaged (copy or export it again)")
+    return Pretrained(net, card)
+
+
+def read_card(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The card in a file's metadata. Raises UserError if it is missing, damaged or of another version."""
+    if CARD not in metadata:
         raise UserError(
-            f"{weights} does not belong to {card_file.name}: its SHA-256 is {digest[:12]}..., expected "
-            f"{expected[:12]}..., so one of them is damaged or was swapped: copy or export both files again"
+            f"cannot use {path}: it has no card in its metadata; earlier versions of this project wrote it to a .json "
+            "file (write it again with scripts/export.py --format safetensors)"
         )
     try:
-        tensors = parse_safetensors(content)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{weights} can't be read as safetensors ({error}): export it again") from error
-    return Pretrained(build_net(card["model"], card["dropout"], tensors, weights), card)
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """A card that says all that a net needs. Raises UserError where it is missing, damaged or of a newer format."""
-    card = read_json(path)
-    if not isinstance(card.get("format"), int):
-        raise UserError(f"{path} is no card of this project: it lacks a format number; name one that export.py wrote")
-    if card["format"] > FORMAT:
+        card = json.loads(metadata[CARD])
+        missing = [name for name in REQUIRED if name not in card]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"cannot read the card of {path}: {error} (export it again)") from error
+    if missing:
+        raise UserError(f"cannot use the card of {path}: it lacks {', '.join(missing)} (export it again)")
+    if card["format"] != FORMAT or card["classes"] != list(CLASSES):
         raise UserError(
-            f"{path} was written by a newer version of this project (format {card['format']}; this one reads up to "
-            f"{FORMAT}): update the project"
+            f"cannot use the card of {path}: it has format {card['format']} and the classes {card['classes']}, and "
+            f"this version reads format {FORMAT} and Fashion-MNIST's classes (update the project)"
         )
-    if missing := [name for name in REQUIRED if name not in card]:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it was edited; export it again")
-    if not isinstance(card["weights"], dict):
-        raise UserError(f"{path} names no digest of its weights: it was edited; export it again")
-    if card["classes"] != list(CLASSES):
-        raise UserError(f"{path} names other classes than this project tells apart ({', '.join(CLASSES)})")
     return card
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError where it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: copy it with its weights, or export them again") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read as JSON ({error}): it is damaged; copy or write it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds {type(content).__name__}; expected a JSON object: copy or write it again")
-    return content
-
-
 def from_checkpoint(path: Path, run: Path | None) -> Pretrained:
-    """The net of a `.ckpt`, with a card from its run folder where there is one, else from the checkpoint alone.
+    """The net of a `.ckpt`, with a card from its run folder if there is one, else from the checkpoint alone.
 
-    Weights that were trained in 64 bits are rounded to 32. Raises UserError where a file is damaged or not ours.
+    Weights that were trained in 64 bits are rounded to 32. Raises UserError if a file is damaged or not ours.
     """
-    # Not at the top: it imports Lightning, which packaged weights do without.
-
-    content = read_checkpoint(path)
-    parts = [content[name] for name in ("state_dict", "hyper_parameters")]
-    parts.append(content.get("datamodule_hyper_parameters", {}))
-    if not all(isinstance(part, dict) for part in parts):
-        raise UserError(f"{path} is no checkpoint of this project: its weights or options are not named")
-    state, of_module, of_data = parts
+    checkpoint = read_checkpoint(path)
+    of_data, of_module = checkpoint.get("datamodule_hyper_parameters", {}), checkpoint["hyper_parameters"]
     options = {**(read_config(run) if run else {}), **of_data, **of_module}
-    net = build_net(options.get("model"), options.get("dropout"), net_tensors(state), path)
-    return Pretrained(net, make_card(options, net, content, metrics_of(run, path, content) if run else None))
-
-
-def net_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The net's tensors among those of a Classifier, floats in 32 bits; batch norm also counts its batches."""
-    named = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    return {
+    tensors = {
         name.removeprefix(NET_PREFIX): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in named.items()
+        for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(NET_PREFIX)
     }
+    net = build_net(options.get("model"), options.get("dropout"), tensors, path)
+    return Pretrained(net, make_card(options, net, checkpoint, read_metrics(run, path, checkpoint) if run else None))
 
 
 def make_card(
     options: Mapping[str, Any], net: nn.Module, checkpoint: Mapping[str, Any], metrics: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """All that a card says but for the digest of its weights. Without `metrics` it has none: the run was not tested."""
+    """A card without the digest of its weights. Without `metrics` it has none, since the run was not tested."""
     dataset = options.get("dataset")
     digests = {name: spec.sha256 for name, spec in FILES.items()}
     return {
@@ -206,43 +166,29 @@ def make_card(
     }
 
 
-def metrics_of(run: Path, path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """The run's metrics.json, where it tells of this very checkpoint, not of one before, and of the net alone."""
-    if not (run / METRICS).is_file():
+def read_metrics(run: Path, path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """The run's metrics.json if it describes this very checkpoint, tested without test-time augmentation."""
+    file = run / METRICS
+    if not file.is_file():
         return None
-    metrics = read_json(run / METRICS)
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"cannot read {file}: {error} (test the run again)") from error
     tested = metrics.get("checkpoint"), metrics.get("checkpoint_epoch"), bool(metrics.get("tta"))
     return metrics if tested == (path.stem, training_record(checkpoint).epochs, False) else None
 
 
 def build_net(model: Any, dropout: Any, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A net of MODELS with these weights, in eval mode. Raises UserError where they are not its own, or not numbers."""
+    """A net of MODELS with these weights, in eval mode. Raises UserError if they don't fit it or are not finite."""
     if str(model) not in MODELS:
-        raise UserError(f"{path} holds the net {model}; this version has {', '.join(MODELS)}: update the project")
+        raise UserError(f"cannot build the model {model} of {path}: expected one of {', '.join(MODELS)}")
     try:
-        net = MODELS[model](dropout).eval()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} names no dropout rates that {model} takes ({error}): export it again") from error
-    check_tensors(tensors, net, path)
-    net.load_state_dict(tensors)  # copies the values and keeps the net's own memory format
+        net = MODELS[str(model)](dropout).eval()
+        net.load_state_dict(tensors)  # copies the values and keeps the net's own memory format
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = shorten(str(error), 300)
+        raise UserError(f"cannot build the model {model} of {path}: {reason} (name another file)") from error
+    if broken := [name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()]:
+        raise UserError(f"cannot use {path}: {broken[0]} is not finite, so its training failed (train again)")
     return net
-
-
-def check_tensors(tensors: Mapping[str, Tensor], net: nn.Module, path: Path) -> None:
-    """Raise UserError where names, shapes or dtypes are not the net's, or a value is not finite."""
-    found, expected = describe(tensors), describe(net.state_dict())
-    if differing := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
-        name = differing[0]
-        raise UserError(
-            f"{path} holds the weights of another net: {name} is {found.get(name, 'missing')}, expected "
-            f"{expected.get(name, 'no such tensor')} ({len(differing)} differ in all); name the file of this net"
-        )
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{path} holds weights that are not finite ({broken[0]}): its training failed; train again")
-
-
-def describe(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Shape and dtype of each tensor, as a message names them."""
-    return {
-        name: f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in tensors.items()
-    }

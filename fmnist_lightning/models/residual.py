@@ -1,4 +1,7 @@
-"""Small residual nets, plain `nn.Module`s as those of models.py. LOG.md has what each part is worth."""
+"""Small residual nets, plain `nn.Module`s as those of nets.py. LOG.md says what each part is worth.
+
+Axes: B images, C channels, H rows, W columns.
+"""
 
 from collections.abc import Sequence
 
@@ -8,28 +11,28 @@ from torch.nn import functional as F
 
 from fmnist_lightning.models.layers import NUM_CLASSES, Dropout, scale_images
 
-# Mean and standard deviation of the training set's pixels, in 0..1; tests/test_residual.py computes them.
+# Mean and standard deviation of the training set's pixels, in 0..1; tests/models/test_nets.py computes them.
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """Without a bias, which the batch norm behind it would take away again."""
+    """Without a bias, which the batch norm after it would subtract again."""
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
 class Block(nn.Module):
-    """Two convolutions and a way round them, which lets gradients reach early layers unchanged.
+    """Two convolutions and a shortcut, through which gradients reach early layers unchanged.
 
-    Source: He et al. (2015), https://arxiv.org/abs/1512.03385. Where the size is halved, the way round averages instead
-    of leaving pixels out (ResNet-D, He et al. 2018, https://arxiv.org/abs/1812.01187).
+    Source: He et al. (2015), https://arxiv.org/abs/1512.03385. A shortcut that halves the size averages instead of
+    leaving pixels out (ResNet-D, He et al. 2018, https://arxiv.org/abs/1812.01187).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         last_norm = nn.BatchNorm2d(outputs)
-        nn.init.zeros_(last_norm.weight)  # a block starts as its way round, so a deep net as a shallow one
-        self.body = nn.Sequential(
-            convolution(inputs, outputs, 3, stride),
+        nn.init.zeros_(last_norm.weight)  # a block starts as its shortcut, so a deep net trains like a shallow one
+        self.body = nn.Sequential(  # (B, inputs, H, W)
+            convolution(inputs, outputs, 3, stride),  # (B, outputs, H / stride, W / stride), rounded up
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
             convolution(outputs, outputs, 3),
@@ -48,9 +51,9 @@ class Block(nn.Module):
 class ResidualNet(nn.Module):
     """Convolutions, stages of blocks, the mean over all positions, one dense layer.
 
-    `stem` has the channels of the first convolutions, the last of which has `stem_stride`: with 2 it halves the size,
-    and what follows is a quarter of the work. `widths` and `depths` are channels and blocks of the stages, each of
-    which but the first halves the size again. `dropout` has the rates behind the last of them.
+    `stem` has the channels of the first convolutions. The last of them has `stem_stride`: 2 halves the size, so all
+    later layers do a quarter of the work. `widths` and `depths` are the channels and blocks of each stage. Every stage
+    except the first halves the size. `dropout` has the rates after the last stages.
     """
 
     def __init__(
@@ -63,17 +66,18 @@ class ResidualNet(nn.Module):
     ) -> None:
         super().__init__()
         channels = 1
-        layers: list[nn.Module] = []
-        for number, outputs in enumerate(stem, 1):  # (B, C, 28, 28), behind the last one 28 / stem_stride
+        layers: list[nn.Module] = []  # (B, 1, 28, 28)
+        for number, outputs in enumerate(stem, 1):
             stride = stem_stride if number == len(stem) else 1
-            layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]  # (B, C, H, W)
             channels = outputs
         rates = [0.0] * (len(widths) - len(dropout)) + [*dropout]
         for stage, (outputs, depth, rate) in enumerate(zip(widths, depths, rates, strict=True)):
             for number in range(depth):
+                # (B, C, H, W), then (B, C, H / 2, W / 2), rounded up, and so on
                 layers.append(Block(channels, outputs, 2 if stage and not number else 1))
                 channels = outputs
-            layers.append(Dropout(rate))  # (B, C, H, H), H halved, rounded up, by each stage but the first
+            layers.append(Dropout(rate))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, NUM_CLASSES)
         for layer in self.modules():
@@ -83,5 +87,6 @@ class ResidualNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
-        scaled = (scale_images(images, self.classifier.weight.dtype) - PIXEL_MEAN) / PIXEL_STD
-        return self.classifier(self.features(scaled).mean(dim=(2, 3)))
+        scaled = (scale_images(images, self.classifier.weight.dtype) - PIXEL_MEAN) / PIXEL_STD  # (B, 1, 28, 28)
+        features = self.features(scaled)  # (B, C, H, W)
+        return self.classifier(features.mean(dim=(2, 3)))  # (B, C) to (B, 10)

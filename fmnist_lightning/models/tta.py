@@ -1,4 +1,4 @@
-"""Test-time augmentation: a net asked twice, about an image and its mirror image."""
+"""Test-time augmentation: average a net's predictions for an image and its mirror image."""
 
 import math
 import sys
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 def warn_if_trained_without_flip(flip: bool) -> None:
-    """Warn about a model that never saw a mirror image: a boot that points right, for example."""
+    """Warn about a model that never saw a mirror image, such as a boot that points right."""
     if not flip:
         print("WARNING: this model was trained without --flip, so --tta can make it worse", file=sys.stderr)
 
 
 class MirrorAveraged(nn.Module):
-    """A net's mean probabilities over an image and its mirror image, as logits: the logarithms of those means.
+    """A net's mean probabilities for an image and its mirror image, as logits: the logarithms of those means.
 
-    Outside the net, whose `forward` means the same in training and test. It costs twice the arithmetic.
+    Stands outside the net, whose `forward` means the same in training and test. It doubles the cost.
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -1,180 +1,251 @@
-"""Weights that travel come back as they were, with what is to be known of them."""
+"""Weights with their card: what is saved comes back bit for bit, and anything else is refused."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from conftest import IN_CI, Program, small_run
+from conftest import draw_few, leave_undrawn
+from safetensors.numpy import load_file
 
-from fmnist_lightning.data import drawn
 from fmnist_lightning.data.drawn import load_drawn
 from fmnist_lightning.data.fashion_mnist import CLASSES, FILES
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.models import pretrained
 from fmnist_lightning.models.nets import SeedNet
-from fmnist_lightning.models.pretrained import PACKAGED, Pretrained, load_pretrained, save_pretrained
-from fmnist_lightning.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
-from fmnist_lightning.runs.folders import MODULE_OPTIONS
+from fmnist_lightning.models.pretrained import PACKAGED, Pretrained, load_pretrained, save_pretrained, weights_digest
+from fmnist_lightning.runs.checkpoints import read_checkpoint
+from fmnist_lightning.runs.options import ModuleOptions, TrainOptions, names
 from fmnist_lightning.training.train import train
 
 ROOT = Path(__file__).parents[2]
-CARD = {
-    "format": 1,
-    "model": "seed",
-    "dropout": [0.25, 0.25, 0.5],
-    "classes": list(CLASSES),
-    "dataset": "drawn",
-}
+CARD = {"format": 1, "model": "seed", "dropout": [0.25, 0.25, 0.5], "classes": list(CLASSES), "dataset": "drawn"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch on the small drawn set, tested; the tests below only read it."""
+    """A run of one epoch with batch norm, tested; the tests below only read it."""
     logs = tmp_path_factory.mktemp("logs")
+    options = TrainOptions(
+        dataset="drawn", model="compact", max_epochs=1, batch_size=50, accelerator="cpu", precision="32-true",
+        log_dir=str(logs),
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        for split, count in (("train", 60), ("test", 20)):
-            patch.setitem(drawn.PER_CLASS, split, count)
-        train(dataset="drawn", max_epochs=1, batch_size=50, accelerator="cpu", log_dir=str(logs))
+        draw_few(patch)
+        leave_undrawn(patch)
+        train(options)
     return logs / "version_0"
 
 
 @pytest.fixture
-def content(run: Path) -> dict[str, Any]:
-    """What the run's best checkpoint holds."""
+def checkpoint(run: Path) -> dict[str, Any]:
     return read_checkpoint(run / "checkpoints" / "best.ckpt")
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    """The weights file of a fresh net, with its card beside it."""
+def net() -> SeedNet:
     torch.manual_seed(0)
-    return save_pretrained(Pretrained(SeedNet(), CARD), tmp_path / "net.safetensors")
+    return SeedNet()
 
 
-def test_weights_come_back_bit_for_bit_in_a_fresh_nets_memory_order(pair: Path) -> None:
-    torch.manual_seed(0)
-    original = SeedNet()
-    loaded = load_pretrained(str(pair)).net
-    for (name, before), (_, after) in zip(original.state_dict().items(), loaded.state_dict().items(), strict=True):
+@pytest.fixture
+def file(net: SeedNet, tmp_path: Path) -> Path:
+    """The weights and card of a new net."""
+    save_pretrained(Pretrained(net, CARD), tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def test_pretrained_returns_weights_bit_for_bit(net: SeedNet, file: Path) -> None:
+    loaded, card = load_pretrained(str(file))
+    for (name, before), (_, after) in zip(net.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert torch.equal(before, after), name
         assert (before.stride(), before.dtype) == (after.stride(), after.dtype), name
     assert not any(layer.training for layer in loaded.modules())
+    assert card == {**CARD, "weights_sha256": weights_digest(net)}
 
 
-def test_another_reader_of_safetensors_finds_the_same_numbers(pair: Path) -> None:
-    from safetensors.numpy import load_file
-
-    torch.manual_seed(0)
-    expected = SeedNet().state_dict()
-    found = load_file(pair)
+def test_pretrained_file_suits_other_readers(net: SeedNet, file: Path) -> None:
+    found, expected = load_file(file), net.state_dict()
     assert found.keys() == expected.keys()
-    for name, values in found.items():
-        assert (values == expected[name].numpy()).all(), name
+    assert all((values == expected[name].numpy()).all() for name, values in found.items())
+    assert file.stat().st_size < 1_000_000
 
 
-def test_saving_twice_writes_the_same_bytes(pair: Path, tmp_path: Path) -> None:
-    again = save_pretrained(load_pretrained(str(pair)), tmp_path / "again")
-    assert again.name == "again.safetensors"
-    assert again.read_bytes() == pair.read_bytes()
-    assert again.with_suffix(".json").read_bytes() == pair.with_suffix(".json").read_bytes()
+def test_pretrained_saves_equal_nets_as_equal_files(file: Path, tmp_path: Path) -> None:
+    save_pretrained(load_pretrained(str(file)), tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
-def test_the_seed_net_stays_under_a_megabyte(pair: Path) -> None:
-    assert pair.stat().st_size + pair.with_suffix(".json").stat().st_size < 1_000_000
-
-
-def test_a_run_gives_its_best_checkpoint_and_a_card_of_plain_json(run: Path, content: dict[str, Any]) -> None:
+def test_pretrained_reads_a_run_and_its_batch_norm(run: Path, checkpoint: dict[str, Any]) -> None:
     net, card = load_pretrained(str(run))
     for name, tensor in net.state_dict().items():
-        assert torch.equal(tensor, content["state_dict"][f"net.{name}"]), name
+        assert torch.equal(tensor, checkpoint["state_dict"][f"net.{name}"]), name
+    assert net.state_dict()["features.1.num_batches_tracked"] == 11
+    with pytest.MonkeyPatch.context() as patch, np.load(run / "predictions.npz") as predictions, torch.inference_mode():
+        draw_few(patch)
+        probs = net(load_drawn(train=False).images).softmax(dim=1).numpy()
+        np.testing.assert_allclose(probs, predictions["probs"], atol=1e-5)
+    assert load_pretrained("last", str(run.parent)).card == card
+
+
+def test_card_of_a_run_is_plain_and_complete(run: Path, checkpoint: dict[str, Any]) -> None:
+    card = load_pretrained(str(run)).card
     assert json.loads(json.dumps(card)) == card
-    assert card["model"] == "seed"
-    assert card["classes"] == list(CLASSES)
-    assert card["parameters"] == 225_034
-    assert card["dataset"] == "drawn"
-    assert card["training"]["max_epochs"] == 1
-    assert card["training"]["lr"] == 1e-3
-    assert card["trained_with"] == content["environment"]
-    assert card["metrics"] == json.loads((run / "metrics.json").read_text())
+    expected = {
+        "model": "compact",
+        "classes": list(CLASSES),
+        "parameters": 227_066,
+        "dataset": "drawn",
+        "trained_with": checkpoint["environment"],
+        "metrics": json.loads((run / "metrics.json").read_text()),
+    }
+    assert {name: card[name] for name in expected} == expected
+    assert (card["training"]["max_epochs"], card["training"]["lr"]) == (1, 1e-3)
     assert "data_sha256" not in card  # drawn garments have no files
 
 
-def test_the_newest_run_is_last(run: Path) -> None:
-    assert load_pretrained("last", str(run.parent)).card == load_pretrained(str(run)).card
-
-
-def test_a_card_names_no_folder_of_the_machine(run: Path) -> None:
+def test_card_names_no_folder_of_the_machine(run: Path) -> None:
     assert str(run.parent) not in json.dumps(load_pretrained(str(run)).card)
-    assert str(run.parent) in (run / "config.yaml").read_text()  # where it would have come from
+    assert str(run.parent) in (run / "config.yaml").read_text()  # the control: where it would come from
 
 
-def test_a_run_that_was_not_tested_has_no_figures_in_its_card(run: Path, tmp_path: Path) -> None:
-    untested = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("metrics.json"))
-    assert "metrics" not in load_pretrained(str(untested)).card
+@pytest.mark.parametrize("changes", [None, {"checkpoint_epoch": 7}, {"checkpoint": "last"}, {"tta": True}])
+def test_card_has_no_metrics_of_another_test(run: Path, tmp_path: Path, changes: dict[str, Any] | None) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    metrics = json.loads((copy / "metrics.json").read_text())
+    (copy / "metrics.json").unlink()
+    if changes:
+        (copy / "metrics.json").write_text(json.dumps({**metrics, **changes}))
+    assert "metrics" not in load_pretrained(str(copy)).card
 
 
-@pytest.mark.parametrize("changes", [{"checkpoint_epoch": 7}, {"checkpoint": "last"}, {"tta": True}])
-def test_figures_of_another_checkpoint_or_of_mirror_images_are_left_out(
-    run: Path, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    resumed = shutil.copytree(run, tmp_path / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    (resumed / "metrics.json").write_text(json.dumps({**metrics, **changes}))
-    assert "metrics" not in load_pretrained(str(resumed)).card
-
-
-def test_a_checkpoint_outside_a_run_tells_of_itself(run: Path, tmp_path: Path) -> None:
+def test_card_of_a_checkpoint_without_run(run: Path, tmp_path: Path) -> None:
     alone = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     of_run, of_file = load_pretrained(str(run)).card, load_pretrained(str(alone)).card
     assert of_file["training"].items() < of_run["training"].items()
-    assert {"batch_size", "seed", *MODULE_OPTIONS} <= of_file["training"].keys()
-    assert "max_epochs" not in of_file["training"]  # which its run's config alone tells
-    assert of_file["dataset"] == "drawn"
-    assert of_file["trained_with"] == of_run["trained_with"]
+    assert {"batch_size", "seed", *names(ModuleOptions)} <= of_file["training"].keys()
+    assert "max_epochs" not in of_file["training"]  # only the run's config has it
+    assert (of_file["dataset"], of_file["trained_with"]) == ("drawn", of_run["trained_with"])
 
 
-def test_fashion_mnists_digests_stand_in_the_card(content: dict[str, Any], tmp_path: Path) -> None:
-    content["datamodule_hyper_parameters"]["dataset"] = "fashion_mnist"
-    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "real.ckpt")
+def test_card_has_the_digests_of_fashion_mnist(checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint["datamodule_hyper_parameters"]["dataset"] = "fashion_mnist"
+    torch.save(checkpoint, tmp_path / "real.ckpt")
     card = load_pretrained(str(tmp_path / "real.ckpt")).card
     assert card["data_sha256"] == {name: spec.sha256 for name, spec in FILES.items()}
 
 
-def test_weights_of_64_bits_are_rounded_to_32(run: Path, content: dict[str, Any], tmp_path: Path) -> None:
-    content["state_dict"] = {name: tensor.double() for name, tensor in content["state_dict"].items()}
-    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "double.ckpt")
+def test_pretrained_rounds_64_bits_to_32(run: Path, checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    state = checkpoint["state_dict"].items()
+    doubled = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state}
+    torch.save({**checkpoint, "state_dict": doubled}, tmp_path / "double.ckpt")
     net = load_pretrained(str(tmp_path / "double.ckpt")).net
-    expected = load_pretrained(str(run)).net.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in net.state_dict().items())
+    assert weights_digest(net) == weights_digest(load_pretrained(str(run)).net)
 
 
-def test_a_weights_file_needs_no_lightning(pair: Path) -> None:
+def test_pretrained_needs_no_lightning(file: Path) -> None:
     program = (
         "import sys; from fmnist_lightning.models.pretrained import load_pretrained; "
         "load_pretrained(sys.argv[1]); sys.exit('lightning' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program, pair], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run([sys.executable, "-c", program, file], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-def test_a_net_with_batch_norm_is_loaded_from_its_run(program: Program, tmp_path: Path, small_drawn: None) -> None:
-    run, _ = small_run(program, tmp_path, "--model", "compact", "--max_epochs", 1)
-    net = load_pretrained(str(run)).net
-    images = load_drawn(train=False).images
-    with np.load(run / "predictions.npz") as predictions:
-        assert (net(images).argmax(dim=1).numpy() == predictions["probs"].argmax(axis=1)).mean() > 0.95  # bf16 or not
-    assert net.state_dict()["features.1.num_batches_tracked"] == 11
-
-
-@pytest.mark.skipif(not PACKAGED.is_file() and not IN_CI, reason=f"{PACKAGED} is not there")
-def test_the_packaged_net_is_whole_and_says_what_it_can_do() -> None:
-    card = load_pretrained().card
-    assert card["dataset"] == "fashion_mnist"
+def test_packaged_weights_and_their_readme() -> None:
+    net, card = load_pretrained()
+    metrics = card["metrics"]
     assert card["data_sha256"] == {name: spec.sha256 for name, spec in FILES.items()}
-    assert card["metrics"]["accuracy"] > 0.95
-    assert card["metrics"]["git"]["commit"]
     assert PACKAGED.stat().st_size < 1_000_000
+    assert metrics["accuracy"] > 0.95
+    low, high = metrics["accuracy_95_interval"]
+    rows = {
+        "model": card["model"],
+        "parameters": f"{card['parameters']:,}",
+        "data set": card["dataset"],
+        "test accuracy": f"{metrics['accuracy']:.2%} (95% interval {100 * low:.2f} to {high:.2%})",
+        "test ROC AUC": f"{metrics['auroc']:.2%}",
+        "training": f"seed {metrics['seed']}, {metrics['epochs']} epochs, commit {metrics['git']['commit']:.12}",
+        "license": card["licence"],
+        "SHA-256 of the weights": weights_digest(net),
+    }
+    readme = PACKAGED.with_name("README.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| {name} | {value} |" for name, value in rows.items()) in readme
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]) -> None:
+    """Change the card and the tensors of a file."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        card = json.loads(opened.metadata()["card"])
+    tensors = safetensors.torch.load_file(file)
+    change(card, tensors)
+    safetensors.torch.save_file(tensors, file, {"card": json.dumps(card)})
+
+
+def test_pretrained_refuses_a_flipped_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="changed or damaged"):
+        load_pretrained(str(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda card, _: card.update(format=2), "format 2"),
+        (lambda card, _: card.update(classes=["cat", "dog"]), "cat"),
+        (lambda card, _: card.update(model="vast"), "vast"),
+        (lambda card, _: card.update(model=["seed"]), "seed"),
+        (lambda card, _: card.update(dropout=[2, 0, 0]), "rate 2"),
+        (lambda card, _: card.update(dropout=None), "seed"),
+        (lambda card, _: card.update(weights_sha256="0"), "changed or damaged"),
+        (lambda card, _: card.pop("dropout"), "dropout"),
+        (lambda _, tensors: tensors.pop("layers.12.bias"), r"layers\.12\.bias"),
+        (lambda _, tensors: tensors.update(extra=torch.zeros(1)), "extra"),
+        (lambda _, tensors: tensors.update({"layers.0.bias": torch.zeros(8)}), r"layers\.0\.bias"),
+        (lambda _, tensors: tensors.update({"layers.0.bias": torch.full((32,), 0.1).double()}), "changed or damaged"),
+        (lambda _, tensors: tensors["layers.0.bias"].fill_(torch.nan), r"layers\.0\.bias"),
+    ],
+)
+def test_pretrained_refuses_what_does_not_fit(file: Path, change: Callable[..., object], word: str) -> None:
+    rewrite(file, change)
+    with pytest.raises(UserError, match=rf"net\.safetensors.*{word}|{word}.*net\.safetensors"):
+        load_pretrained(str(file))
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"card": "{"}, {"card": "[]"}, {"card": "1"}])
+def test_pretrained_refuses_a_file_without_card(net: SeedNet, file: Path, metadata: dict[str, str] | None) -> None:
+    """The second is the weights file of an older version, whose card is another file."""
+    safetensors.torch.save_file(safetensors.torch.load_file(file), file, metadata)
+    with pytest.raises(UserError, match=r"card.*net\.safetensors|net\.safetensors.*card"):
+        load_pretrained(str(file))
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda _: b"\x80\x04pickle", lambda content: content[:-1]])
+def test_pretrained_refuses_a_damaged_file(file: Path, damage: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"net\.safetensors as safetensors"):
+        load_pretrained(str(file))
+
+
+def test_pretrained_names_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "PACKAGED", tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match=r"none\.safetensors"):
+        load_pretrained()
+
+
+@pytest.mark.parametrize("changes", [{"state_dict": [1]}, {"hyper_parameters": "seed"}, {"hyper_parameters": {}}])
+def test_pretrained_refuses_a_strange_checkpoint(
+    checkpoint: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    torch.save({**checkpoint, **changes}, tmp_path / "strange.ckpt")
+    with pytest.raises(UserError, match=r"strange\.ckpt"):
+        load_pretrained(str(tmp_path / "strange.ckpt"))

@@ -1,0 +1,144 @@
+"""The nets are what their sources describe, and what makes them faster keeps their function."""
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fmnist_lightning.data.fashion_mnist import load_split
+from fmnist_lightning.models.layers import Dropout
+from fmnist_lightning.models.nets import MODELS, SeedNet
+from fmnist_lightning.models.residual import PIXEL_MEAN, PIXEL_STD, Block, ResidualNet
+from fmnist_lightning.runs.options import ModuleOptions
+
+NO_DROPOUT = (0.0, 0.0, 0.0)
+RESIDUAL = ["compact", "fine", "advanced"]
+
+
+def random_images(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
+
+
+def test_options_name_every_net() -> None:
+    assert get_args(get_type_hints(ModuleOptions)["model"]) == tuple(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("model", "least", "most"),
+    [
+        ("seed", 225_034, 225_034),
+        ("notebook", 503_690, 503_690),
+        ("compact", 0, 250_000),
+        ("fine", 0, 250_000),
+        ("advanced", 0, 1_300_000),
+    ],
+)
+def test_net_has_the_parameters_that_are_promised(model: str, least: int, most: int) -> None:
+    assert least <= sum(parameter.numel() for parameter in MODELS[model](NO_DROPOUT).parameters()) <= most
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_net_scales_bytes_as_floats(model: str) -> None:
+    net = MODELS[model](NO_DROPOUT).eval()
+    images = random_images(5)
+    assert net(images).shape == (5, 10)
+    assert torch.equal(net(images), net(images.float() / 255))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("place", range(3))
+def test_net_uses_each_dropout_rate(model: str, place: int) -> None:
+    rates = [0.125 if place == other else 0.0 for other in range(3)]
+    net = MODELS[model](rates)
+    assert [layer.rate for layer in net.modules() if isinstance(layer, Dropout)][-3:] == rates
+    images = random_images(4)
+    assert not torch.equal(net(images), net(images))
+
+
+def test_seed_net_starts_glorot_uniform_with_zero_biases() -> None:
+    torch.manual_seed(0)
+    layers = SeedNet().layers
+    for number, (fan_in, fan_out) in {0: (9, 32 * 9), 4: (32 * 9, 64 * 9), 9: (1600, 128), 12: (128, 10)}.items():
+        layer = layers[number]
+        limit = (6 / (fan_in + fan_out)) ** 0.5
+        assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+        assert 0.95 * limit < layer.weight.abs().max() <= limit
+        # A uniform distribution's standard deviation is its limit over the root of 3; 288 weights know it within 12%.
+        assert layer.weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.12)
+
+
+def as_listed(net: SeedNet) -> nn.Sequential:
+    """The same layers in the order of the original's listing, on whole images, without dropout."""
+    convolution, second_convolution, dense, output = (net.layers[number] for number in (0, 4, 9, 12))
+    features = (convolution, nn.ReLU(), nn.MaxPool2d(2), second_convolution, nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(*features, nn.Flatten(), dense, nn.ReLU(), output)
+
+
+def test_seed_net_speed_ups_keep_logits_and_gradients() -> None:
+    torch.manual_seed(0)
+    ours = SeedNet().eval()
+    plain = as_listed(ours)
+    images, labels = torch.rand(16, 1, 28, 28), torch.randint(0, 10, (16,))
+    gradients = []
+    for net in (ours, plain):
+        gradients.append(torch.autograd.grad(F.cross_entropy(net(images), labels), list(ours.parameters())))
+    torch.testing.assert_close(ours(images), plain(images), rtol=1e-5, atol=1e-6)
+    for mine, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_seed_net_uses_every_pixel_that_the_listing_uses() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(64, 1, 28, 28, requires_grad=True)
+    as_listed(SeedNet())(images).square().sum().backward()
+    seen = images.grad.abs().sum(dim=(0, 1)) > 0
+    used = torch.zeros(28, 28, dtype=torch.bool)
+    used[: SeedNet.USED_SIZE, : SeedNet.USED_SIZE] = True
+    assert torch.equal(seen, used)
+
+
+def test_seed_net_in_bf16_is_close_to_32_bits() -> None:
+    torch.manual_seed(0)
+    net = SeedNet().eval()
+    images = random_images(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = net(images)
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), net(images), rtol=0.05, atol=0.02)
+
+
+def test_block_starts_as_its_shortcut() -> None:
+    features = torch.randn(2, 8, 14, 14)
+    assert torch.equal(Block(8, 8, 1)(features), features.relu())
+    halving = Block(8, 16, 2)
+    assert torch.equal(halving(features), halving.shortcut(features).relu())
+    assert halving(features).shape == (2, 16, 7, 7)
+
+
+def test_residual_stem_and_later_stages_halve_the_size() -> None:
+    images = torch.zeros(2, 1, 28, 28)
+    three = ResidualNet(NO_DROPOUT, stem=(4,), widths=(4, 8, 16), depths=(1, 2, 1)).eval()
+    assert three.features(images).shape == (2, 16, 4, 4)
+    four = ResidualNet(NO_DROPOUT, stem=(4, 8), widths=(8, 8, 16, 24), depths=(1, 2, 1, 1)).eval()
+    assert four.features(images).shape == (2, 24, 2, 2)
+    assert four.features[:3](images).shape == (2, 4, 28, 28)
+
+
+def test_fine_net_has_a_block_at_full_size() -> None:
+    features = torch.zeros(2, 1, 28, 28)
+    sizes = []
+    for layer in MODELS["fine"](NO_DROPOUT).eval().features:
+        features = layer(features)
+        if isinstance(layer, Block):
+            sizes.append(tuple(features.shape[1:]))
+    assert sizes == [(16, 28, 28), (32, 14, 14), (64, 7, 7), (96, 4, 4)]
+
+
+@pytest.mark.real_data
+def test_pixels_are_normalized_by_the_training_set(real_data_dir: Path) -> None:
+    pixels = load_split(real_data_dir, train=True).images.double() / 255
+    assert pixels.mean().item() == pytest.approx(PIXEL_MEAN, abs=1e-4)
+    assert pixels.std().item() == pytest.approx(PIXEL_STD, abs=1e-4)
