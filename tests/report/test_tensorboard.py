@@ -1,74 +1,82 @@
-"""What TensorBoard's own server finds in a run folder."""
+"""What the callback shows in TensorBoard, and how often it plots."""
 
-import json
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
 
+import matplotlib.pyplot as plt
 import pytest
-from conftest import Program, small_run
+import torch
+from conftest import Program
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmnist_lightning.metrics import METRIC_NAMES
-from tools.browser import tensorboard
+from fmnist_lightning.report import tensorboard
+from fmnist_lightning.report.tensorboard import TensorBoardPlots
+from fmnist_lightning.training.train import train
 
-
-@pytest.fixture
-def logs(program: Program, tmp_path: Path, small_drawn: None) -> Path:
-    small_run(program, tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def fetch(logs: Path) -> Iterator[Callable[..., Any]]:
-    """Ask a TensorBoard of its own process, on a port that is free, about the logs."""
-    with tensorboard(logs) as address:
-
-        def ask(path: str, body: object = None) -> Any:
-            data = json.dumps(body).encode() if body is not None else None
-            request = urllib.request.Request(f"{address}data/plugin/{path}", data, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                content = answer.read().decode()
-            return content if path.startswith("graphs") else json.loads(content)
-
-        deadline = time.monotonic() + 60
-        while not ask("scalars/tags") and time.monotonic() < deadline:
-            time.sleep(0.2)  # it answers before it has read the files
-        yield ask
+PLOTS = {
+    *("train/first_batch", "filters", "val/confusion_by_row", "val/confusion", "val/roc", "val/precision_recall"),
+    *("val/reliability", "val/worst_mistakes"),
+}
+LAST_STEP = 2 * 11 - 1  # of two epochs of 540 images in batches of 50
 
 
-def test_the_server_shows_scalars_hparams_and_graph(fetch: Callable[..., Any]) -> None:
-    tags = fetch("scalars/tags")
-    assert list(tags) == ["version_0"]
-    expected = {f"{stage}/{name}" for stage in ("val", "test") for name in (*METRIC_NAMES, "loss")}
-    expected |= {"train/loss", "train/accuracy", "train/images_per_second", "lr-KerasAdam", "epoch"}
-    assert set(tags["version_0"]) == expected  # and so no hp_metric
+def events(run: Path) -> EventAccumulator:
+    return EventAccumulator(str(run), size_guidance={"images": 0, "tensors": 0}).Reload()
 
-    def points(tag: str) -> list[list[float]]:
-        return fetch(f"scalars/scalars?run=version_0&tag={quote(tag, safe='')}")
 
-    assert len(points("train/loss")) == 2
-    assert len(points("val/accuracy")) == 2
-    assert len(points("test/accuracy")) == 1
-    assert points("train/images_per_second")[-1][2] > 0
-    assert points("lr-KerasAdam")[-1][2] == pytest.approx(1e-3)
+def steps_of_plots(run: Path) -> dict[str, list[int]]:
+    found = events(run)
+    return {tag: [image.step for image in found.Images(tag)] for tag in found.Tags()["images"]}
 
-    assert "Conv2d" in fetch("graphs/graph?run=version_0")
 
-    experiment = fetch("hparams/experiment", {"experimentName": ""})
-    names = {info["name"] for info in experiment["hparamInfos"]}
-    assert {"lr", "batch_size", "max_epochs", "model", "seed", "dataset"} <= names
-    request = {
-        "startIndex": 0,
-        "sliceSize": 10,
-        "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
-        "colParams": [{"metric": info["name"]} for info in experiment["metricInfos"]],
-    }
-    [group] = fetch("hparams/session_groups", request)["sessionGroups"]
-    assert group["sessions"][0]["status"] != "STATUS_SUCCESS"  # written at the start, it would be a guess
-    assert group["hparams"]["lr"] == pytest.approx(1e-3)
-    shown = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
-    assert set(shown) == {f"{stage}/{name}" for stage in ("val", "test") for name in METRIC_NAMES}
-    assert shown["test/accuracy"] == pytest.approx(points("test/accuracy")[0][2])
+def test_plots_show_the_last_validation_once(plotted_once: Path) -> None:
+    """Training is too short for the first validation, and the sanity check is never plotted."""
+    assert events(plotted_once).Scalars("val/accuracy")[-1].step == LAST_STEP
+    assert steps_of_plots(plotted_once) == {tag: [0 if tag == "train/first_batch" else LAST_STEP] for tag in PLOTS}
+    assert plt.get_fignums() == []
+
+
+def test_plots_include_tables_as_text(plotted_once: Path) -> None:
+    found = events(plotted_once)
+    [classes] = found.Tensors("val/classes/text_summary")
+    table = classes.tensor_proto.string_val[0].decode()
+    assert "| T-shirt/top |" in table
+    assert table.count("\n") == 11
+    [environment] = found.Tensors("environment/text_summary")
+    assert "| versions torch " in environment.tensor_proto.string_val[0].decode()
+
+
+@pytest.mark.usefixtures("small_drawn", "drawing")
+def test_plots_survive_a_resume_of_a_complete_run(program: Program, plotted_once: Path, tmp_path: Path) -> None:
+    """It has no step left, and so would not plot them again."""
+    run = Path(shutil.copytree(plotted_once, tmp_path / "version_0"))
+    before = steps_of_plots(run)
+    status, output = program(train, "--resume", run)
+    assert status == 0, output
+    assert steps_of_plots(run) == before  # a purged plot would leave its name, with no step
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize(("seconds", "plotted"), [(51.0, 2), (49.0, 0)])
+def test_plots_take_at_most_their_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, plotted: int
+) -> None:
+    """Two validations, each so many seconds after the last plots, which took one second."""
+    clock = [1000.0]
+    drawn: list[Any] = []
+    monkeypatch.setattr(tensorboard.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(tensorboard, "writer_of", lambda trainer: object())
+    monkeypatch.setattr(tensorboard, "validated", lambda module: ())
+    monkeypatch.setattr(tensorboard, "draw", lambda *values: drawn.append(values))
+    callback = TensorBoardPlots()
+    module: Any = SimpleNamespace(net=torch.nn.Conv2d(1, 2, 3))
+    for sanity_checking in (True, False, False):
+        trainer: Any = SimpleNamespace(sanity_checking=sanity_checking)
+        clock[0], callback.since, callback.seconds = 1000.0 + seconds, 1000.0, 1.0
+        callback.on_validation_epoch_end(trainer, module)
+        callback.on_validation_end(trainer, module)
+    assert len(drawn) == plotted
+    callback.on_train_end(trainer, module)
+    assert len(drawn) == (plotted or 1)  # the last validation, if it is not plotted yet

@@ -1,0 +1,93 @@
+"""Analysis of predictions against scikit-learn, torchmetrics and values made by hand."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from fmnist_lightning.report.analysis import (
+    CALIBRATION_BINS,
+    calibration,
+    calibration_error,
+    confusion_matrix,
+    most_confused,
+    per_class,
+    worst_mistakes,
+)
+
+
+def predictions(count: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, mostly right, some of them equal, with labels of the first `classes` classes."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, 10))
+    logits[np.arange(count), labels] += 3 * rng.random(count)
+    probs = np.exp(logits).round(1)
+    return (probs / probs.sum(axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def of_choices(*choices: tuple[int, int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions by hand: (label, predicted class, its probability). Another class has the rest."""
+    probs = np.zeros((len(choices), 10), np.float32)
+    for row, (label, predicted, probability) in zip(probs, choices, strict=True):
+        row[label if label != predicted else (label + 1) % 10] = 1 - probability
+        row[predicted] = probability
+    return probs, np.array([label for label, _, _ in choices])
+
+
+def torchmetrics_error(probs: np.ndarray, labels: np.ndarray) -> float:
+    error = multiclass_calibration_error(torch.tensor(probs), torch.tensor(labels), 10, n_bins=CALIBRATION_BINS)
+    return error.item()
+
+
+def test_per_class_equals_scikit_learn() -> None:
+    probs, labels = predictions(500)
+    predicted = probs.argmax(axis=1)
+    assert (confusion_matrix(probs, labels) == sk.confusion_matrix(labels, predicted)).all()
+    truth = np.eye(10)[labels]
+    precision, recall, f1, images = sk.precision_recall_fscore_support(labels, predicted, labels=range(10))
+    reference = {"precision": precision, "recall": recall, "f1": f1, "images": images}
+    reference["auroc"] = sk.roc_auc_score(truth, probs, average=None)
+    reference["average_precision"] = sk.average_precision_score(truth, probs, average=None)
+    values = per_class(probs, labels)
+    assert values.keys() == reference.keys()
+    for name, expected in reference.items():
+        np.testing.assert_allclose(values[name], expected, atol=1e-6)
+
+
+def test_most_confused_counts_mistakes_both_ways() -> None:
+    counts = np.diag([100] * 10)
+    counts[0, 6], counts[6, 0], counts[4, 2], counts[7, 9] = 3, 4, 6, 5
+    pairs = most_confused(counts)
+    assert pairs[:3] == [(0, 6), (2, 4), (7, 9)]
+    assert len(set(pairs)) == 45
+
+
+def test_worst_mistakes_have_the_highest_loss() -> None:
+    probs, labels = predictions(300)
+    loss = -np.log(probs[np.arange(300), labels])
+    naive = sorted((i for i in range(300) if probs[i].argmax() != labels[i]), key=lambda i: -loss[i])
+    assert worst_mistakes(probs, labels, 20).tolist() == naive[:20]
+    assert len(worst_mistakes(probs, labels, 1000)) == len(naive) < 300
+
+
+def test_calibration_error_equals_torchmetrics() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 1000)
+    probs = rng.dirichlet([0.2] * 10, 1000).astype(np.float32).clip(0, 1 - 1e-6)
+    assert calibration_error(probs, labels) == pytest.approx(torchmetrics_error(probs, labels), abs=1e-6)
+
+
+def test_calibration_error_equals_value_by_hand() -> None:
+    """Two of three are right at .9, none of one at .5: errors of .9 - 2/3 for three images and .5 for one."""
+    probs, labels = of_choices((3, 3, 0.9), (4, 4, 0.9), (5, 1, 0.9), (6, 0, 0.5))
+    assert calibration_error(probs, labels) == pytest.approx((3 * (0.9 - 2 / 3) + 0.5) / 4, abs=1e-6)
+
+
+def test_calibration_puts_one_into_the_last_bin() -> None:
+    """Right at .95 and wrong at 1: one bin with a confidence of .975 and an accuracy of .5."""
+    probs, labels = of_choices((0, 0, 0.95), (1, 2, 1.0))
+    assert calibration(probs, labels)[0][-1] == 2
+    assert calibration_error(probs, labels) == pytest.approx(0.475, abs=1e-6)
+    assert torchmetrics_error(probs, labels) == pytest.approx((0.05 + 1) / 2, abs=1e-6)  # two bins

@@ -1,0 +1,174 @@
+"""What a person sees: the report and TensorBoard's own pages in Chromium."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from conftest import IN_CI
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.runs.folders import REPORT
+from tools.browser import chromium, find_chromium, tensorboard
+from tools.screenshots import take_screenshots
+
+WAIT = 30_000  # ms; TensorBoard answers before it has read the files
+PHONE = {"width": 360, "height": 740}
+MISSING_IMAGES = "images => images.filter(image => !image.complete || !image.naturalWidth).length"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium. Without it these tests are skipped, and fail in CI."""
+    try:
+        find_chromium()
+    except UserError as error:
+        pytest.fail(str(error)) if IN_CI else pytest.skip(str(error))
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(plotted_once: Path) -> Iterator[str]:
+    """The address of a TensorBoard of its own process, once it has read the run."""
+    with tensorboard(plotted_once.parent) as address:
+        deadline = time.monotonic() + WAIT / 1000
+        while not fetch(address, "scalars/tags") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield address
+
+
+def fetch(address: str, path: str, body: object = None) -> Any:
+    """What a plugin of the server answers."""
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(f"{address}data/plugin/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        content = answer.read().decode()
+    return content if path.startswith("graphs") else json.loads(content)
+
+
+OpenPage = Callable[..., tuple[Page, list[str]]]
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """Open an address. Gives the page, and a list that grows with each error that the page reports."""
+    pages: list[Page] = []
+
+    def load(address: str, **options: object) -> tuple[Page, list[str]]:
+        page = browser.new_page(**options)
+        pages.append(page)
+        errors: list[str] = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("requestfailed", lambda request: errors.append(f"not loaded: {request.url}"))
+        page.goto(address)
+        return page, errors
+
+    yield load
+    for page in pages:
+        page.close()
+
+
+def width_beyond(page: Page) -> int:
+    """Pixels by which a page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+def brightness(page: Page, selector: str, what: str) -> float:
+    """0 to 255, of a computed color."""
+    color = page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{what}")
+    return sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(","))) / 3
+
+
+def test_open_page_reports_faults(open_page: OpenPage, tmp_path: Path) -> None:
+    """The control of the tests below: they would see errors, missing images and a page that is too wide."""
+    faults = '<img src="missing.png"><script>throw Error("fault")</script><table width="900"><td>.'
+    (tmp_path / "page.html").write_text(f'<meta name="viewport" content="width=device-width">{faults}')
+    page, errors = open_page((tmp_path / "page.html").as_uri(), viewport=PHONE)
+    assert "fault" in errors
+    assert any("missing.png" in error for error in errors)
+    assert page.locator("img").evaluate_all(MISSING_IMAGES) == 1
+    assert width_beyond(page) > 0
+
+
+@pytest.mark.parametrize(("scheme", "window"), [("light", None), ("dark", PHONE)])
+def test_report_is_complete_and_readable_offline(
+    open_page: OpenPage, plotted_once: Path, scheme: str, window: dict[str, int] | None
+) -> None:
+    options = {"viewport": window} if window else {}
+    page, errors = open_page((plotted_once / REPORT).as_uri(), offline=True, color_scheme=scheme, **options)
+    sections = page.locator("section h2").all_inner_texts()
+    assert len(sections) == 8
+    expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_text(sections)
+    expect(page.get_by_role("img", name="Confusion matrix").first).to_be_visible()
+    expect(page.get_by_role("table", name="Metrics of each class")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="T-shirt/top", exact=True).first).to_be_visible()
+    images = page.locator("img")
+    assert images.evaluate_all(MISSING_IMAGES) == 0
+    assert all(box and box["width"] > 200 for box in (image.bounding_box() for image in images.all()))
+    assert width_beyond(page) <= 0
+    ground = brightness(page, "body", "backgroundColor")
+    assert (ground < 64) == (scheme == "dark")
+    assert abs(brightness(page, "td", "color") - ground) > 128
+    assert errors == []
+
+
+def test_tensorboard_shows_charts_plots_and_tables(open_page: OpenPage, server: str) -> None:
+    page, errors = open_page(f"{server}#custom_scalars")
+    for chart in ("accuracy", "loss"):
+        expect(page.get_by_text(chart, exact=True).first).to_be_visible(timeout=WAIT)
+    page.goto(f"{server}#images")
+    # The filter's results are in one group, next to the groups that are open at first.
+    page.get_by_role("textbox", name="Filter tags").fill("val/.*")
+    plots = page.locator("img[src*='individualImage']")
+    expect(plots).to_have_count(8, timeout=WAIT)
+    assert plots.evaluate_all(MISSING_IMAGES) == 0
+    page.goto(f"{server}#text")
+    expect(page.get_by_role("cell", name="T-shirt/top").first).to_be_visible(timeout=WAIT)
+    assert errors == []
+
+
+def test_tensorboard_serves_scalars_graph_and_hparams(server: str) -> None:
+    tags = fetch(server, "scalars/tags")
+    assert list(tags) == ["version_0"]
+    expected = {f"{stage}/{name}" for stage in ("val", "test") for name in (*METRIC_NAMES, "loss")}
+    expected |= {"train/loss", "train/accuracy", "train/images_per_second", "lr-KerasAdam", "epoch"}
+    assert set(tags["version_0"]) == expected  # and so no hp_metric
+
+    def values(tag: str) -> list[float]:
+        return [point[2] for point in fetch(server, f"scalars/scalars?run=version_0&tag={quote(tag, safe='')}")]
+
+    assert [len(values(tag)) for tag in ("train/loss", "val/accuracy", "test/accuracy")] == [2, 2, 1]
+    assert values("train/images_per_second")[-1] > 0
+    assert values("lr-KerasAdam")[-1] == pytest.approx(1e-3)
+    assert "Conv2d" in fetch(server, "graphs/graph?run=version_0")
+
+    experiment = fetch(server, "hparams/experiment", {"experimentName": ""})
+    names = {info["name"] for info in experiment["hparamInfos"]}
+    assert {"lr", "batch_size", "max_epochs", "model", "seed", "dataset"} <= names
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = [{"metric": info["name"]} for info in experiment["metricInfos"]]
+    request = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": statuses, "colParams": columns}
+    [group] = fetch(server, "hparams/session_groups", request)["sessionGroups"]
+    assert group["sessions"][0]["status"] != "STATUS_SUCCESS"  # written at the start, it would be a guess
+    assert group["hparams"]["lr"] == pytest.approx(1e-3)
+    shown = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
+    assert set(shown) == {f"{stage}/{name}" for stage in ("val", "test") for name in METRIC_NAMES}
+    assert [shown["test/accuracy"]] == pytest.approx(values("test/accuracy"))
+
+
+def test_take_screenshots_draws_readmes_pictures(browser: Browser, plotted_once: Path, tmp_path: Path) -> None:
+    taken = take_screenshots(browser, plotted_once, tmp_path)
+    assert [path.name for path in taken] == ["report.png", "tensorboard.png", "prediction.png"]
+    for path in taken:
+        with Image.open(path) as picture:
+            assert picture.width >= 1000
+            assert len(picture.convert("L").getcolors() or ()) > 30  # it is not empty
