@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from several import LIMITS, ROOT
-from tools.benchmarking import Observation
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmnist_lightning.models.nets import SeedNet
 from tools import scaling
+from tools.observe import Observation
 from tools.scaling import Case, Link, cases, exchange_seconds, paying_batch_size, scaling_table
 
 ROW = {"processes": 2, "threads": 1, "batch_size": 128, "step": 0.02, "free": 0.015, "exchange": 0.001}
