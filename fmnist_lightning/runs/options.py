@@ -251,7 +251,7 @@ class ExportOptions:
     """Write a trained model for other programs, and verify the file on the full test set before it is written.
 
     ONNX and pt2 take uint8 images (batch, 1, 28, 28) of any number and return probabilities (batch, 10); scaling and
-    softmax are inside. Safetensors holds the weights.
+    softmax are inside. Safetensors holds the weights and their card.
     """
 
     run: str = path_option("last")
@@ -260,7 +260,7 @@ class ExportOptions:
     ckpt: str | None = path_option(None)
     """best, last, or the path of a checkpoint file of the run, if not the one that it tests."""
     format: Literal["onnx", "pt2", "safetensors"] = "onnx"
-    """onnx, for onnxruntime and others; pt2, for torch.export.load; safetensors, weights alone."""
+    """onnx, for onnxruntime and others; pt2, for torch.export.load; safetensors, the weights with their card."""
     output: str | None = path_option(None)
     """File to write, if not export/MODEL.FORMAT in the run folder, or MODEL.FORMAT here if there is no run."""
     data_dir: str | None = path_option(None)
