@@ -99,16 +99,19 @@ DRAWINGS: dict[str, Callable[[Study], Any]] = {
 }
 
 
-def draw_study(study: Study, folder: Path, dataset: str) -> Path:
-    """Draw the study into PNG files."""
+def write_results(study: Study, plan: Plan) -> None:
+    """Write the best recipe, draw the study into PNG files, and print where they are."""
+    best, folder = write_best(study, plan), plan.folder / PLOTS
     remove_staged(folder)
     # Optuna draws with pyplot and changes its style.
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings(action="ignore"):
         for name, draw in DRAWINGS.items():
             figure = np.ravel(draw(study))[0].figure  # of one Axes, or of an array of them
-            if dataset != "fashion_mnist":
-                mark(figure, TITLES[dataset])
+            if plan.recipe.dataset != "fashion_mnist":
+                mark(figure, TITLES[plan.recipe.dataset])
             with atomic_write(folder / f"{name}.png") as file:
                 figure.savefig(file, format="png", bbox_inches="tight")
             plt.close(figure)
-    return folder
+    print(f"\n{trial_counts(study)}; the best: {SCORE} {percent(study.best_value)}")
+    print(f"plots of the study: {folder}")
+    print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")

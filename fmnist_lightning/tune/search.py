@@ -1,17 +1,16 @@
-"""The trials of a search: each trains on the training split, and its score is measured on the validation split."""
+"""The study in its database, and its trials: trainings whose score is val/accuracy."""
 
 import contextlib
 import json
 import math
 import os
 import re
-import shlex
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 from optuna.distributions import distribution_to_json
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
+from optuna.pruners import MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.study import Study
@@ -30,48 +30,36 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.runs.folders import LOCK
-from fmnist_lightning.runs.options import TrainOptions, as_yaml
+from fmnist_lightning.runs.options import TrainOptions, TuneOptions, as_yaml
 from fmnist_lightning.training.train import train
-from fmnist_lightning.tune.results import (
-    COUNTED,
-    ERROR,
-    PLOTS,
-    RUN,
-    SCORE,
-    draw_study,
-    percent,
-    trial_counts,
-    write_best,
-)
+from fmnist_lightning.tune.results import COUNTED, ERROR, RUN, SCORE, percent, write_best, write_results
 from fmnist_lightning.tune.space import Plan, changed, recipe_parameters, suggest
 
-DATABASE = "study.db"
-RUNS = "runs"  # the folder of the trials' run folders
 # What a study is about, besides its space.
 COMPARED = (*TrainOptions.FIXED, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
 SEARCH = "search"  # the study's attribute that records it
-TRAINS = "trains"  # a trial's attribute: its number, once it trains; a retried trial inherits its predecessor's
+# A trial's attribute: its number, from the start of its training. A retried trial inherits its predecessor's.
+TRAINS = "trains"
 # A trial is pruned if it is worse than the median of the completed ones, once five are completed and half of its
 # training is done: in the middle of one_cycle a high learning rate looks worse than it ends.
 COMPLETED_FIRST = 5
 NEVER_PRUNED = 0.5
-# A trial whose process has given no sign of life for so long is taken for dead.
+# A trial whose process has given no sign of life for so long is run again, but not more than twice: what kills three
+# processes, such as a lack of memory, would kill a fourth.
 HEARTBEAT_SECONDS = 15
 GRACE_SECONDS = 120
-MAX_RETRIES = 2  # what kills three processes, such as a lack of memory, would kill a fourth
-SQLITE_SECONDS = 60  # how long a process waits for another one's write
+MAX_RETRIES = 2
 POLL_SECONDS = 1.0
 
 
 class TrialLost(BaseException):
-    """Another process has ended this trial. Not an Exception: Optuna would try, and fail, to end it again."""
+    """Another process has ended this trial. Not an Exception: Optuna would try to end it again, and fail."""
 
 
 class SeededByTrial(TPESampler):
-    """Optuna's TPE, but what it draws is a function of the seed, the trial's number, and the trials before it.
+    """Optuna's TPE with a seed of its own for each trial.
 
-    Processes that share a study draw differently, and a resumed search does not repeat its draws. With TPESampler's own
-    seed both would repeat them.
+    With one seed, processes that share a study would draw the same, and a resumed search would repeat its draws.
     """
 
     def __init__(self, seed: int) -> None:
@@ -79,8 +67,7 @@ class SeededByTrial(TPESampler):
         self.seed = seed
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        seed = np.random.SeedSequence((self.seed, trial.number)).generate_state(1)[0]
-        super().__init__(seed=int(seed))
+        super().__init__(seed=int(np.random.SeedSequence((self.seed, trial.number)).generate_state(1)[0]))
 
 
 class Reporter(Callback):
@@ -101,7 +88,7 @@ class Reporter(Callback):
         epoch = trainer.current_epoch + 1
         self.accuracies.append(float(trainer.callback_metrics[SCORE]))
         self.trial.report(self.accuracies[-1], epoch)
-        # After the last epoch nothing is saved by pruning, and a complete trial teaches the sampler more.
+        # After the last epoch pruning saves nothing, and a complete trial teaches the sampler more.
         if epoch < (trainer.max_epochs or 0) and self.trial.should_prune():
             self.pruned = trainer.should_stop = True
 
@@ -109,28 +96,22 @@ class Reporter(Callback):
 class Search:
     """One process of a search; others may work on the same study.
 
-    They run `trials` trials together. Each further process can add one, if two begin their last one at the same time.
+    Together they run as many trials as were asked for, and at most one more for each further process.
     """
 
-    def __init__(self, plan: Plan, url: URL) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         plan.folder.mkdir(parents=True, exist_ok=True)
-        # Held while the study is made, and while its results are written.
+        # Held while a process makes the study or writes files.
         self.lock = FileLock(plan.folder / LOCK)
         with self.lock:
-            self.study = open_study(url, plan)
+            self.study = open_study(plan)
             check_same_search(self.study, plan)
             if not self.study.get_trials(deepcopy=False):
-                self.queue_recipe()
-
-    def queue_recipe(self) -> None:
-        """Make the recipe itself the first trial, unless it lies outside the space."""
-        parameters = recipe_parameters(self.plan.space, self.plan.recipe)
-        with contextlib.suppress(ValueError):
-            trial = optuna.create_trial(
-                state=TrialState.WAITING, params=parameters, distributions=self.plan.space, user_attrs={}
-            )
-            self.study.add_trial(trial)
+                # The recipe itself comes first. A ValueError means that it lies outside the space.
+                first: dict[str, Any] = {"params": recipe_parameters(plan), "distributions": plan.space}
+                with contextlib.suppress(ValueError):
+                    self.study.add_trial(optuna.create_trial(state=TrialState.WAITING, **first))
 
     def run(self) -> None:
         """Run trials until the study has enough. Raises UserError if none can run, as on a full disk."""
@@ -142,18 +123,17 @@ class Search:
                     self.study.optimize(self.objective, n_trials=1, callbacks=[self.report], gc_after_trial=True)
             else:
                 if not waiting:
-                    print("waiting for the last trials: other processes run them, or died over them", flush=True)
+                    print("waiting for the last trials, which other processes run or were killed in", flush=True)
                 waiting = True
                 time.sleep(POLL_SECONDS)
+        with self.lock:  # each process that ends does this
+            write_results(self.study, self.plan)
 
     def missing(self) -> int:
-        return max(0, self.plan.trials - len(self.study.get_trials(deepcopy=False, states=COUNTED)))
+        return max(0, self.plan.options.trials - len(self.study.get_trials(deepcopy=False, states=COUNTED)))
 
     def in_training(self) -> int:
-        """How many trials other processes are training.
-
-        Not those that were killed before they trained: without a heartbeat they stay in state RUNNING forever.
-        """
+        """How many trials are training; a trial whose process was killed before that stays in state RUNNING forever."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return sum(trial.user_attrs.get(TRAINS) == trial.number for trial in running)
 
@@ -161,17 +141,15 @@ class Search:
         """Train by what the trial suggests; return val/accuracy of the checkpoint that a test would take."""
         parameters = suggest(trial, self.plan.space)
         shown = (
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in parameters.items()
+            f"{name} {value:.4g}" if type(value) is float else f"{name} {value}" for name, value in parameters.items()
         )
         print(f"\ntrial {trial.number}: {', '.join(shown)}", flush=True)
         reporter = Reporter(trial)
         try:
             options = changed(self.plan.recipe, parameters, f"trial {trial.number}")
             # Whatever the recipe says, a search reads no test set.
-            options = replace(
-                options, test=False, resume=None, fast_dev_run=False, log_dir=str(self.plan.folder / RUNS)
-            )
+            always: dict[str, Any] = {"test": False, "resume": None, "fast_dev_run": False}
+            options = replace(options, **always, log_dir=str(self.plan.folder / "runs"))
             train(options, callbacks=[reporter])
         except Interrupted:
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
@@ -181,59 +159,49 @@ class Search:
             if isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
                 raise
             trial.set_user_attr(ERROR, str(error))
-            # It counts, and the sampler avoids such options; of failed trials it would learn nothing.
-            raise optuna.TrialPruned from error
+            # The sampler avoids what was pruned; it would ignore a failed trial.
+            raise TrialPruned from error
         except UpdateFinishedTrialError:
-            reporter.pruned = False
+            pass
         if self.study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
             print("another process took this trial for dead and queued it again: was this machine asleep?")
             raise TrialLost
         if reporter.pruned:
-            raise optuna.TrialPruned
+            raise TrialPruned
         return max(reporter.accuracies) if options.ckpt == "best" else reporter.accuracies[-1]
 
     def report(self, study: Study, trial: FrozenTrial) -> None:
         """Print the result of a trial, and write the best recipe so far."""
+        result = trial.user_attrs.get(ERROR, "pruned")
         if trial.state == TrialState.COMPLETE:
+            result = f"{SCORE} {percent(trial.values[0])}"
             with self.lock:
                 write_best(study, self.plan)
-            result = f"{SCORE} {percent(trial.values[0])}"
-        else:
-            result = trial.user_attrs.get(ERROR, "pruned")
         print(f"trial {trial.number}: {result}; {self.missing()} to go", flush=True)
 
-    def write_results(self) -> None:
-        """Write the best recipe and the plots. Each process that ends does so."""
-        with self.lock:
-            best = write_best(self.study, self.plan)
-            plots = draw_study(self.study, self.plan.folder / PLOTS, self.plan.recipe.dataset)
-        print(f"\n{trial_counts(self.study)}; the best: {SCORE} {percent(self.study.best_value)}")
-        print(f"plots of the study: {plots}")
-        print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")
 
-
-def open_study(url: URL, plan: Plan) -> Study:
+def open_study(plan: Plan) -> Study:
     """The study in its database; it is made if there is none."""
     # Optuna's log would repeat what the search prints, and it warns that heartbeats are experimental.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
     storage = RDBStorage(
-        url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),  # Optuna fills templates
-        {"connect_args": {"timeout": SQLITE_SECONDS}} if url.get_backend_name() == "sqlite" else None,
+        plan.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),  # Optuna fills templates
+        # A process waits so many seconds for another one's write.
+        {"connect_args": {"timeout": 60}} if plan.url.get_backend_name() == "sqlite" else None,
         heartbeat_interval=HEARTBEAT_SECONDS,
         grace_period=GRACE_SECONDS,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
     )
-    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    warmup = math.ceil(NEVER_PRUNED * plan.recipe.max_epochs)
     # At the same epoch a longer training is worse than a shorter one, above all under one_cycle.
-    if plan.prune and "max_epochs" not in plan.space:
-        warmup = math.ceil(NEVER_PRUNED * plan.recipe.max_epochs)
-        pruner = optuna.pruners.MedianPruner(COMPLETED_FIRST, n_warmup_steps=warmup)
+    prune = plan.options.prune and "max_epochs" not in plan.space
     return optuna.create_study(
-        study_name=plan.study_name,
+        # A folder can be moved with its own database. In a shared one its name identifies the study.
+        study_name=plan.folder.resolve().name if plan.options.storage else "study",
         storage=storage,
-        sampler=SeededByTrial(plan.sampler_seed),
-        pruner=pruner,
+        sampler=SeededByTrial(plan.options.sampler_seed),
+        pruner=MedianPruner(COMPLETED_FIRST, n_warmup_steps=warmup) if prune else NopPruner(),
         direction="maximize",
         load_if_exists=True,
     )
@@ -241,52 +209,51 @@ def open_study(url: URL, plan: Plan) -> Study:
 
 def check_same_search(study: Study, plan: Plan) -> None:
     """Record in a new study what it searches. Raises UserError if an old one searches something else."""
-    options = as_yaml(plan.recipe)
-    search = {name: options[name] for name in COMPARED}
+    search = {name: as_yaml(plan.recipe)[name] for name in COMPARED}
     search |= {f"{name} (space)": json.loads(distribution_to_json(values)) for name, values in plan.space.items()}
     if SEARCH not in study.user_attrs:
         study.set_user_attr(SEARCH, search)
     before = study.user_attrs[SEARCH]
-    if names := [name for name in {**before, **search} if before.get(name) != search.get(name)]:
+    names = [name for name in {**before, **search} if before.get(name) != search.get(name)]
+    if names:
         found = ", ".join(f"{name} {search.get(name)} instead of {before.get(name)}" for name in names)
-        raise UserError(
-            f"cannot resume the search in {plan.folder}: its recipe or space was another, with {found} (name another "
-            "folder with --study)"
-        )
+        raise UserError(f"cannot search in {plan.folder}: its study is another, as {found} (name another --study)")
 
 
-def database_url(folder: Path, storage: str | None) -> URL:
+def database_url(options: TuneOptions) -> URL:
     """The URL of the folder's own database, or `storage` with the environment's values for `$NAME`.
 
-    Raises UserError, which shows no password, if it is no URL or one of a database that can't be used.
+    Raises UserError, which shows no password, if it is no URL, or this machine can't use such a database.
     """
-    if storage is None:
-        return URL.create("sqlite", database=str((folder / DATABASE).resolve()))
-    if lacking := [name for name in re.findall(r"\$\{?(\w+)", storage) if name not in os.environ]:
-        raise UserError(f"cannot use --storage: the environment lacks {', '.join(lacking)} (write %24 for a plain $)")
+    if options.storage is None:
+        return URL.create("sqlite", database=str(Path(options.study, "study.db").resolve()))
+    if missing := [name for name in re.findall(r"\$\{?(\w+)", options.storage) if name not in os.environ]:
+        raise UserError(f"cannot use --storage: the environment lacks {', '.join(missing)} (write %24 for a plain $)")
     try:
-        url = make_url(os.path.expandvars(storage))
+        # Names are replaced in its parts, so that a password may hold any character.
+        url = make_url(options.storage if "://" in options.storage else os.path.expandvars(options.storage))
+        parts = {part: getattr(url, part) for part in ("username", "password", "host", "database")}
+        url = url.set(**{part: os.path.expandvars(value) for part, value in parts.items() if value})
         url.get_dialect().import_dbapi()
-    except ImportError as error:
-        raise UserError(f"cannot use --storage: {error} (install the package)") from error
-    except (ArgumentError, ValueError):
-        raise UserError(
-            "cannot use --storage: it is no database's URL (expected DIALECT://USER:PASSWORD@HOST/DATABASE, with %40 "
-            "for an @ in the password)"
-        ) from None
+    except (ArgumentError, ValueError, ImportError) as error:
+        expected = "expected DIALECT://USER:PASSWORD@HOST/DATABASE, with %40 for an @ in the password"
+        reason = f"{error} (install it)" if isinstance(error, ImportError) else f"it is no database's URL ({expected})"
+        raise UserError(f"cannot use --storage: {reason}") from None
     return url
 
 
 def without_secrets(storage: str) -> str:
-    """`storage` for people to read: the password is `***` unless it is a `$NAME`; so are the values after `?`."""
+    """`storage` to show: `***` for a password, unless `$NAME` stands for it, and for what follows `?`."""
+    if "://" not in storage:
+        return storage
     url = make_url(storage)
-    named = re.fullmatch(r"\$(\w+|\{\w+\})", url.password or "")
-    shown = storage.partition("?")[0] if named else url.set(query={}).render_as_string(hide_password=True)
-    return f"{shown}?***" if url.query else shown
+    hidden = url.password and not re.fullmatch(r"\$(\w+|\{\w+\})", url.password)
+    address = url.set(query={}).render_as_string(hide_password=True) if hidden else storage.partition("?")[0]
+    return f"{address}?***" if url.query else address
 
 
 @contextlib.contextmanager
-def explaining_database(url: URL, hint: str) -> Iterator[None]:
+def explaining_database(plan: Plan) -> Iterator[None]:
     """Turn a database's errors into a UserError without the URL's secrets."""
     try:
         yield
@@ -298,7 +265,6 @@ def explaining_database(url: URL, hint: str) -> Iterator[None]:
         if not cause:
             raise
         reason = str(cause).partition("\n")[0]
-        for secret in (url.password, *url.query.values()):
-            for form in (secret, quote(str(secret), safe="")):
-                reason = reason.replace(str(form), "***") if secret else reason
-        raise UserError(f"cannot use the study's database: {reason} ({hint})") from error
+        for secret in (plan.url.password, *plan.url.query.values()):
+            reason = reason.replace(str(secret or "\n"), "***")
+        raise UserError(f"cannot use the study's database: {reason} (to resume later: {plan.command})") from error

@@ -13,19 +13,20 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
+from sqlalchemy import URL
 
 from fmnist_lightning.cli import parse_values
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs.options import DeviceOptions, TrainOptions, as_yaml, names
+from fmnist_lightning.runs.options import AugmentationOptions, ModuleOptions, TrainOptions, TuneOptions, as_yaml, names
 
-NOT_SEARCHED = (
-    *("dataset", "data_dir", "val_fraction"),  # all trials are judged on the same images
-    *("seed", "test", "ckpt"),  # a lucky seed is no better recipe, and the test set chooses nothing
-    *names(DeviceOptions),  # they describe the machine
-    *("checkpoint_every_minutes", "log_dir", "resume", "fast_dev_run"),  # they don't change the result
-)
 DROPOUT_PLACES = tuple(f"dropout.{place}" for place in range(len(TrainOptions().dropout)))
-SEARCHED = (*(name for name in names(TrainOptions) if name not in NOT_SEARCHED), *DROPOUT_PLACES)
+# Not the data, since all trials are judged on the same images; not the seed, since a lucky one is no better recipe.
+SEARCHED = (
+    *names(ModuleOptions),
+    *DROPOUT_PLACES,
+    *names(AugmentationOptions),
+    *("batch_size", "max_epochs", "patience", "ema", "teacher", "teacher_share", "temperature"),
+)
 EXPECTED = "{low: ..., high: ...} with `log: true` or `step: ...` if wanted, or {choices: [...]}"
 
 Space = dict[str, BaseDistribution]
@@ -35,15 +36,16 @@ Space = dict[str, BaseDistribution]
 class Plan:
     """What a search does."""
 
+    options: TuneOptions
     recipe: TrainOptions
-    held: frozenset[str]  # the options that the best recipe holds
+    held: set[str]  # the options that the best recipe holds, besides those in the space
     space: Space
-    folder: Path
-    study_name: str  # in the database
-    trials: int
-    prune: bool
-    sampler_seed: int
-    command: str  # resumes the search; it shows no password
+    url: URL  # of the database
+    command: str  # resumes the search; shows no password
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.options.study)
 
 
 def read_space(path: Path) -> Space:
@@ -111,9 +113,9 @@ def label(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, tuple) else value
 
 
-def recipe_parameters(space: Space, recipe: TrainOptions) -> dict[str, Any]:
+def recipe_parameters(plan: Plan) -> dict[str, Any]:
     """The parameters of the trial that trains by the recipe itself."""
-    return {name: label(value_of(recipe, name)) for name in space}
+    return {name: label(value_of(plan.recipe, name)) for name in plan.space}
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:

@@ -29,36 +29,28 @@ def tune(options: TuneOptions) -> None:
 
     Raises UserError if recipe, space, data or database can't be used; Interrupted at a signal.
     """
-    file, folder = Path(options.recipe), Path(options.study)
     own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
-    recipe = replace(read_recipe(file), **own)
+    recipe = replace(read_recipe(Path(options.recipe)), **own)
     require(["optuna"], "a search", "tune")
-    # They import packages of an optional extra.
+    # They import the packages of the optional extra.
     from fmnist_lightning.tune import search, space
 
-    searched = space.read_space(Path(options.space))
-    url = search.database_url(folder, options.storage)
-    command = command_line(replace(options, storage=options.storage and search.without_secrets(options.storage)))
+    url = search.database_url(options)
+    shown = replace(options, storage=options.storage and search.without_secrets(options.storage))
     plan = space.Plan(
+        options=options,
+        space=space.read_space(Path(options.space)),
         recipe=prepare(recipe),
-        held=frozenset((recipe_values(file).keys() - {"resume", "fast_dev_run"}) | (own.keys() & {*KEPT})),
-        space=searched,
-        folder=folder,
-        # A folder can be moved with its own database. In a shared one its name identifies the study.
-        study_name=folder.resolve().name if options.storage else "study",
-        trials=options.trials,
-        prune=options.prune,
-        sampler_seed=options.sampler_seed,
-        command=command,
+        held={*recipe_values(Path(options.recipe)), *(own.keys() & {*KEPT})} - {"resume", "fast_dev_run"},
+        url=url,
+        command=command_line(shown),
     )
-    print(command)
+    print(plan.command)
     try:
-        with search.explaining_database(url, f"what is in it stays; to resume: {command}"):
-            process = search.Search(plan, url)
-            process.run()
-            process.write_results()
+        with search.explaining_database(plan):
+            search.Search(plan).run()
     except Interrupted as interruption:
-        raise Interrupted(interruption.signum, f"to resume: {command}") from None
+        raise Interrupted(interruption.signum, f"to resume: {plan.command}") from None
 
 
 def prepare(recipe: TrainOptions) -> TrainOptions:
@@ -86,6 +78,6 @@ def prepare(recipe: TrainOptions) -> TrainOptions:
 
 def command_line(options: TuneOptions) -> str:
     """The command that has these options."""
-    values = {one.name: (getattr(options, one.name), one.default) for one in fields(options)}
-    words = [(f"--{name}", str(value)) for name, (value, default) in values.items() if value != default]
+    given = {one.name: getattr(options, one.name) for one in fields(options)}
+    words = [(f"--{one.name}", str(given[one.name])) for one in fields(options) if given[one.name] != one.default]
     return shlex.join(["python", "scripts/tune.py", *(word for pair in words for word in pair)])
