@@ -1,7 +1,7 @@
 """The options of every command: one typed definition for the command line, recipes, config.yaml and the search.
 
-It imports no torch, so that `--help` answers at once. The first classes group the options of a training by purpose; on
-the command line and in files all options are flat.
+It imports no torch, so that `--help` is fast. The first classes group the options of a training by purpose. On the
+command line and in files all options are flat.
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass, fields
@@ -41,13 +41,13 @@ class DeviceOptions:
     accelerator: Accelerator = "auto"
     """Where to compute."""
     devices: int | str = 1
-    """Number of devices of this machine, or which ones, as Lightning names them. Each gets a process."""
+    """Number of devices of this machine, or which ones, in Lightning's notation. Each gets a process."""
     num_nodes: PositiveInt = 1
-    """Number of machines that train together; docs/scale.md says how to start them."""
+    """Number of machines that train together. docs/scale.md says how to start them."""
     strategy: Strategy = "auto"
-    """ddp runs a process for each device, which exchange gradients; auto does so if there are several."""
+    """ddp runs one process per device, and averages their gradients. auto does so if there are several devices."""
     precision: Precision = "auto"
-    """Precision, as Lightning names it; auto is the fastest one that was measured on such a device, else 32-true."""
+    """Precision, in Lightning's notation. auto is the fastest one measured on such a device, else 32-true."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,52 +56,52 @@ class ModuleOptions:
 
     model: Literal["seed", "notebook", "compact", "fine", "advanced"] = "seed"
     """seed is the original's model; notebook, the larger one that printed the original's results; compact and fine,
-    residual models of less than 250,000 parameters; advanced, one of less than 1,300,000."""
+    residual models with less than 250,000 parameters; advanced, one with less than 1,300,000."""
     dropout: tuple[Fraction, Fraction, Fraction] = (0.25, 0.25, 0.5)
-    """Dropout rates after the first and the second pooling and after the dense layer; for the residual models, after
-    each of their last three stages."""
+    """Dropout rates after the first pooling, the second pooling and the dense layer. Residual models: after each of
+    the last three stages."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """adam is Keras's Adam; muon is Muon for the weights of hidden layers and Keras's Adam for the rest."""
+    """adam is Keras's Adam. muon is Muon for the weights of hidden layers, and Keras's Adam for the rest."""
     lr: PositiveFinite = 1e-3
-    """Learning rate; the highest one of one_cycle."""
+    """Learning rate. For one_cycle, its peak."""
     weight_decay: NonNegativeFinite = 0.0
     """Decoupled weight decay, as in AdamW."""
     schedule: Literal["constant", "one_cycle"] = "constant"
-    """Schedule of the learning rate: constant; one_cycle, up and then down to nearly zero over the whole training."""
+    """Schedule of the learning rate: constant, or one_cycle, which goes up and then down to nearly zero."""
     label_smoothing: Fraction = 0.0
-    """Label smoothing of the loss that is trained, not of the loss that is logged."""
+    """Label smoothing of the training loss. The logged loss has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationOptions:
-    """How training images are changed."""
+    """How training images are augmented."""
 
     flip: bool = False
-    """Flip half of the training images left to right, other ones each time."""
+    """Flip half of the training images left to right, at random in each epoch."""
     shift: Shift = 0
     """Move each training image by up to this many pixels on each axis."""
     erase: Fraction = 0.0
-    """Share of the training images in which a rectangle is blackened."""
+    """Fraction of the training images that lose a black rectangle."""
     mixup: MixupAlpha = 0.0
-    """Alpha of mixup: blend each training image and its label with another one of the batch; 0 for none."""
+    """Alpha of mixup: blend each training image and its label with another one of the batch. 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images a training has, in which batches."""
+    """Which images a training uses, in which batches."""
 
     dataset: Dataset = "fashion_mnist"
-    """fashion_mnist; drawn, a synthetic stand-in that needs no file; auto, the first of the two that is available."""
+    """fashion_mnist; drawn, a synthetic stand-in that needs no file; auto, fashion_mnist if available, else drawn."""
     data_dir: str = path_option(DATA_DIR)
-    """Folder with torchvision's layout or with the four files, packed or not. Missing files are downloaded into it.
+    """Folder with torchvision's layout or with the four files, gzipped or not. Missing files are downloaded into it.
     The environment variable FMNIST_DATA_DIR sets the default."""
     batch_size: BatchSize = 128
-    """Images in a step, over all devices; each device takes its shard of the same batch."""
+    """Images per step, over all devices. Each device takes its shard of the same batch."""
     val_fraction: Fraction = 0.1
-    """Share of the training set, balanced by class, that is held out for validation. With 0, for a recipe whose length
-    is settled, the training uses all images and there is no validation."""
+    """Fraction of the training set, balanced by class, that is held out for validation. With 0 the training uses all
+    images and validates on none: for recipes whose length is settled."""
     seed: Seed = 0
-    """Seed of the weights, the order of images, dropout and augmentation. The validation split does not depend on it."""
+    """Seed of the weights, the order of images, dropout and augmentation, but not of the validation split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,17 +115,17 @@ class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOption
     newest run, a checkpoint, or a .safetensors file. If it was trained on the validation images, val/accuracy is too
     high."""
     teacher_share: Fraction = 0.9
-    """Share of the teacher in the loss; the labels have the rest."""
+    """Weight of the teacher in the loss. The labels have the rest."""
     temperature: PositiveFinite = 4.0
     """Softens the probabilities of teacher and student before they are compared, if it is above 1."""
     ema: Fraction = 0.0
-    """Decay of an exponential moving average of the weights, which is validated, saved and tested; 0 for none."""
+    """Decay of an exponential moving average of the weights, which is validated, saved and tested. 0 for none."""
     patience: PositiveInt | None = None
     """Stop after this many epochs without a better val/accuracy."""
     checkpoint_every_minutes: PositiveFinite | None = None
-    """Also save in the middle of epochs, this often. Each epoch is saved at its end anyway."""
+    """Also save within epochs, this often. Each epoch is saved at its end anyway."""
     test: bool = True
-    """Test a checkpoint at the end. False while you choose a recipe, so that the test set chooses nothing."""
+    """Test a checkpoint at the end. Use false while you choose a recipe, so that the test set decides nothing."""
     ckpt: Literal["best", "last"] = "best"
     """The checkpoint that is tested: best, the one with the highest val/accuracy, or last."""
     log_dir: str = path_option(LOG_DIR)
@@ -134,14 +134,14 @@ class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOption
     """Run folder to resume, last for the newest, or a checkpoint in one. The run's own options hold, except for those
     given here: a longer training and another device are possible, another data set or model is not."""
     fast_dev_run: bool = False
-    """Run one batch of training, validation and test, to see that everything works. Makes no run folder."""
+    """Run one batch of training, validation and test, to check that everything works. Makes no run folder."""
 
     # What a resumed run can't change.
     FIXED: ClassVar[tuple[str, ...]]
 
     @classmethod
     def parse(cls, arguments: list[str]) -> "TrainOptions":
-        """The options on a command line. With `--resume` and without `--config`, those of the run hold where none is given.
+        """The options on a command line. With `--resume` and without `--config`, the run's own are the defaults.
 
         Raises UserError if there is no such run; exits with 2 if an option is wrong.
         """
@@ -149,7 +149,7 @@ class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOption
         if not options.resume:
             return options
         run, checkpoint = find_resumed(options.resume, Path(options.log_dir))
-        # Found once: the config may name another log folder, and another run may be the last one a moment later.
+        # Resolved only once: the config may name another log folder, and another run may start meanwhile.
         found = checkpoint if options.resume.endswith(".ckpt") else run
         has_config = any(argument.partition("=")[0] == "--config" for argument in arguments)
         config = [] if has_config else [f"--config={run / CONFIG}"]
@@ -158,28 +158,28 @@ class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOption
 
 @dataclass(frozen=True, kw_only=True)
 class TestOptions:
-    """Test a trained run: print its metrics next to the original's; write metrics.json, predictions.npz, report.html."""
+    """Test a trained run, print its metrics next to the original's, and write metrics, predictions and a report."""
 
-    __test__: ClassVar[bool] = False  # for pytest: no class of tests
+    __test__: ClassVar[bool] = False  # for pytest: this is no class of tests
 
     run: str = path_option("last")
     """Run folder, or last for the newest in the log folder."""
     ckpt: str | None = path_option(None)
-    """best, last, or the path of a checkpoint file, if not the one that the run tests."""
+    """best, last, or the path of a checkpoint file. Default: the one that the run tests."""
     data_dir: str | None = path_option(None)
-    """Folder of the data, if not where the run found it."""
+    """Folder of the data. Default: the run's."""
     batch_size: PositiveInt | None = None
-    """Images in a step, if not the run's. The metrics don't depend on it."""
+    """Images per step. Default: the run's. The metrics don't depend on it."""
     accelerator: Accelerator = "auto"
     """Where to compute."""
     devices: int | str = 1
-    """Number of devices of this machine, or which ones, as Lightning names them. The metrics don't depend on it."""
+    """Number of devices of this machine, or which ones, in Lightning's notation. The metrics don't depend on it."""
     num_nodes: PositiveInt = 1
-    """Number of machines that test together; docs/scale.md says how to start them."""
+    """Number of machines that test together. docs/scale.md says how to start them."""
     strategy: Strategy = "auto"
-    """ddp runs a process for each device; auto does so if there are several."""
+    """ddp runs one process per device. auto does so if there are several devices."""
     precision: Precision | None = None
-    """Precision, if not the run's."""
+    """Precision. Default: the run's."""
     tta: bool = False
     """Test-time augmentation: average over each image and its mirror image. metrics.json and the report say so. For
     models that were trained with --flip."""
@@ -189,34 +189,34 @@ class TestOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Classify pictures. One that can't be read is reported, the rest is classified, and the exit status is then 1."""
+    """Classify pictures. Unreadable ones are reported, the rest is classified, and the exit status is then 1."""
 
     images: list[str]
     """Pictures, folders of them, patterns such as "shop/**/*.jpg", IDX files, or - for standard input."""
     _: KW_ONLY
     weights: str = path_option("packaged")
-    """packaged, the weights that come with the package; last, the newest run in the log folder; a run folder, whose
-    tested checkpoint is taken; a .ckpt or a .safetensors file."""
+    """packaged, the weights that come with the package; last, the newest run in the log folder; a run folder, for the
+    checkpoint that it tests; a .ckpt or a .safetensors file."""
     format: Literal["table", "json", "csv"] = "table"
-    """table to read; json, one object per line; csv, with a header."""
+    """table, for people; json, one object per line; csv, with a header."""
     top_k: TopK = 1
     """Number of classes to print for each picture, the most probable first."""
     batch_size: PositiveInt = 256
-    """Pictures in a step. The results don't depend on it."""
+    """Pictures per step. The results don't depend on it."""
     invert: Literal["auto", "always", "never"] = "auto"
-    """The model expects light garments on a dark background. auto inverts pictures with bright corners; always; never."""
+    """The model expects light garments on a dark background. auto inverts pictures with bright corners."""
     save_inputs: str | None = path_option(None)
-    """Folder to write the 28 x 28 pixels to that the model sees, one numbered PNG file each."""
+    """Folder for what the model sees of each picture: 28 x 28 pixels, one numbered PNG file each."""
     tta: bool = False
     """Test-time augmentation: average over each picture and its mirror image. For models trained with --flip."""
     output: str | None = path_option(None)
-    """Folder to write rows into, one file per process, instead of standard output. After a kill, the same command
-    resumes; scripts/join.py makes one file of them. Needs --format json or csv."""
+    """Folder to write rows to, one file per process, instead of standard output. After a kill, the same command
+    resumes. scripts/join.py joins the files. Needs --format json or csv."""
     devices: PositiveInt = 1
-    """With --output, the number of processes that share the pictures, each on its own GPU if there are GPUs."""
+    """With --output, the number of processes, each on its own GPU if there are GPUs."""
     shard: str | None = None
-    """With --output, the shard of the pictures that this process does, such as 2/3, unless torchrun, srun or --devices
-    says it."""
+    """With --output, the shard of the pictures for this process, such as 2/3, unless torchrun, srun or --devices
+    sets it."""
     accelerator: Accelerator = "auto"
     """Where to compute."""
     log_dir: str = path_option(LOG_DIR)
@@ -230,7 +230,7 @@ class JoinOptions:
     folder: str = path_option()
     """The folder that --output named."""
     file: str = path_option()
-    """File to write. It appears when every part was complete."""
+    """File to write. It appears only if every part is complete."""
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,9 @@ class CompareOptions:
     """Two run folders or more, the baseline first."""
     _: KW_ONLY
     pictures: str | None = path_option(None)
-    """PNG file for the images that every run gets wrong, the most confident mistakes first."""
+    """PNG file for the images that all runs get wrong, the most confident mistakes first."""
     data_dir: str | None = path_option(None)
-    """Folder of the data for the pictures, if not where the first run found it."""
+    """Folder of the data for the pictures. Default: the first run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,15 +258,15 @@ class ExportOptions:
     """Run folder, last for the newest in the log folder, packaged for the model that comes with this package, or a
     .ckpt or .safetensors file."""
     ckpt: str | None = path_option(None)
-    """best, last, or the path of a checkpoint file of the run, if not the one that it tests."""
+    """best, last, or the path of a checkpoint file of the run. Default: the one that it tests."""
     format: Literal["onnx", "pt2", "safetensors"] = "onnx"
     """onnx, for onnxruntime and others; pt2, for torch.export.load; safetensors, the weights with their card."""
     output: str | None = path_option(None)
-    """File to write, if not export/MODEL.FORMAT in the run folder, or MODEL.FORMAT here if there is no run."""
+    """File to write. Default: export/MODEL.FORMAT in the run folder, or MODEL.FORMAT here if there is no run."""
     data_dir: str | None = path_option(None)
-    """Folder of the data to verify it on, if not where the run found it."""
+    """Folder of the data to verify it on. Default: the run's."""
     batch_size: PositiveInt = 500
-    """Images in a step of the verification."""
+    """Images per step of the verification."""
     log_dir: str = path_option(LOG_DIR)
     """Folder of the run folders version_N."""
 
@@ -298,17 +298,17 @@ class TuneOptions:
     sampler_seed: Seed = 0
     """Seed of the sampler, combined with the number of the trial."""
     dataset: Dataset | None = None
-    """fashion_mnist; drawn; auto, the first of the two that is available; if not the recipe's."""
+    """fashion_mnist, drawn or auto. Default: the recipe's."""
     data_dir: str | None = path_option(None)
-    """Folder of the data, if not the recipe's."""
+    """Folder of the data. Default: the recipe's."""
     val_fraction: Fraction | None = None
-    """Share of the training set that is held out for validation, if not the recipe's."""
+    """Fraction of the training set that is held out for validation. Default: the recipe's."""
     accelerator: Accelerator | None = None
-    """Where to compute, if not where the recipe says."""
+    """Where to compute. Default: the recipe's."""
     devices: int | str | None = None
-    """Which device, as Lightning names it, if not the recipe's."""
+    """Which device, in Lightning's notation. Default: the recipe's."""
     precision: Precision | None = None
-    """Precision, if not the recipe's."""
+    """Precision. Default: the recipe's."""
 
 
 def names(group: type[Any]) -> tuple[str, ...]:
@@ -331,9 +331,9 @@ REQUIRED = (*names(DataOptions), *names(ModuleOptions), "precision")
 
 
 def read_options(run: Path) -> TrainOptions:
-    """The options in the config.yaml of a run; an option that is newer than the run has its default.
+    """The options in the config.yaml of a run. Options that are newer than the run have their defaults.
 
-    Raises UserError if the file is damaged, lacks one of REQUIRED, or holds a value that a training does not take.
+    Raises UserError if the file is damaged, lacks one of REQUIRED, or holds a value that no training accepts.
     """
     config = read_config(run, required=REQUIRED)
     known = {name: config[name] for name in names(TrainOptions) if name in config}
@@ -348,7 +348,7 @@ def read_options(run: Path) -> TrainOptions:
 def check_same_run(run: Path, options: TrainOptions) -> None:
     """Raise UserError if `options` would make a resumed run a different one."""
     before = read_options(run)
-    # A schedule over the whole training is a different one over a longer training.
+    # These schedules depend on the length of the training.
     fixed = options.FIXED if options.schedule == "constant" else (*options.FIXED, "max_epochs")
     if changed := [name for name in fixed if getattr(options, name) != getattr(before, name)]:
         found = ", ".join(f"{name} {getattr(options, name)} instead of {getattr(before, name)}" for name in changed)
