@@ -1,4 +1,5 @@
-"""What a test found: analysis, plots, tables, the HTML report, plots for TensorBoard, and the comparison of runs.
+"""Show what a test found.
 
-Everything here reads predictions and metrics that exist; code that trains or tests a model belongs elsewhere.
+Analysis, plots and tables of predictions and metrics that exist, the HTML report, plots for TensorBoard, and the
+comparison of runs belong here. Code that trains or tests a model does not.
 """

@@ -1,4 +1,4 @@
-"""Analyze predictions: metrics of each class, confused pairs, worst mistakes, calibration.
+"""Analyze predictions: classes, confused pairs, worst mistakes, calibration.
 
 In every function probs are (n, 10) float32 and labels (n,) int64. A class may have no images.
 """
@@ -27,7 +27,7 @@ def confusion_matrix(probs: Array, labels: Array) -> NDArray[np.int64]:
 
 
 def one_vs_rest(probs: Array, labels: Array) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Scores (n,) and truth (n,) of each class, unless all images or none belong to it."""
+    """Scores (n,) and truth (n,) of each class, if it and the rest have images."""
     pairs = {
         int(label): (torch.from_numpy(probs[:, label]), torch.from_numpy(labels == label).long())
         for label in np.unique(labels)
@@ -36,7 +36,10 @@ def one_vs_rest(probs: Array, labels: Array) -> dict[int, tuple[torch.Tensor, to
 
 
 def per_class(probs: Array, labels: Array) -> dict[str, Array]:
-    """Metrics of each class against the rest, (10,) fractions by name, nan if undefined; and its number of images."""
+    """Metrics (10,) of each class against the rest, and its images, by name.
+
+    The metrics are fractions, or nan if undefined.
+    """
     counts = confusion_matrix(probs, labels)
     right, images, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     auroc, average_precision = np.full((2, len(CLASSES)), math.nan)
@@ -61,9 +64,9 @@ def worst_mistakes(probs: Array, labels: Array, count: int) -> NDArray[np.int64]
 
 
 def calibration(probs: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Images, mean confidence and accuracy of CALIBRATION_BINS equal bins of the confidence; nan in an empty bin.
+    """Images, mean confidence and accuracy in CALIBRATION_BINS bins of the confidence.
 
-    The confidence is the highest probability. The last bin includes 1.
+    The confidence is the highest probability. An empty bin has nan. The last bin includes 1.
     """
     confidence = probs.max(axis=1).astype(np.float64)
     correct = (probs.argmax(axis=1) == labels).astype(np.float64)

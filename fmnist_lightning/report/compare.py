@@ -1,4 +1,4 @@
-"""Compare tested runs: what a better recipe gains, and which images no run recognizes."""
+"""Compare tested runs: what a recipe gains, and which images no run recognizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +79,7 @@ def classes_table(tested: Sequence[Tested]) -> Table:
 
 
 def pairs_table(tested: Sequence[Tested]) -> Table:
-    """The pairs of classes that the first run confuses most, and how often each run does."""
+    """How often each run confuses the pairs of classes that the first confuses most."""
     counts = [analysis.confusion_matrix(*run.predictions) for run in tested]
     rows = [
         (f"{CLASSES[a]} and {CLASSES[b]}", *(f"{matrix[a, b] + matrix[b, a]:,}" for matrix in counts))
@@ -89,7 +89,10 @@ def pairs_table(tested: Sequence[Tested]) -> Table:
 
 
 def common_mistakes(tested: Sequence[Tested]) -> Any:
-    """Indices of the images that no run recognizes, the most confident mistakes of all runs together first."""
+    """Indices of the images that no run recognizes.
+
+    The first ones have the lowest mean probability of the true class.
+    """
     labels = tested[0].predictions.labels
     probs = np.stack([run.predictions.probs for run in tested])  # (runs, n, 10)
     wrong = np.flatnonzero((probs.argmax(axis=2) != labels).all(axis=0))
@@ -97,7 +100,7 @@ def common_mistakes(tested: Sequence[Tested]) -> Any:
 
 
 def describe_common(tested: Sequence[Tested]) -> str:
-    """How many images no run recognizes, and for how many of them all runs predict the same class."""
+    """How many images no run recognizes, and for how many of these the runs agree."""
     common = common_mistakes(tested)
     predicted = np.stack([run.predictions.probs[common].argmax(axis=1) for run in tested])  # (runs, mistakes)
     agreed = (predicted == predicted[0]).all(axis=0).sum()
@@ -105,7 +108,7 @@ def describe_common(tested: Sequence[Tested]) -> str:
 
 
 def draw_common(tested: Sequence[Tested], path: Path, data_dir: str | None) -> None:
-    """Write a PNG file of the images that no run recognizes, with the true class and the prediction of the first run.
+    """Write a PNG file of images that no run recognizes, with the first run's predictions.
 
     Raises UserError if it can't be written, and DataError if the images can't be read.
     """

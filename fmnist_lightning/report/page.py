@@ -1,4 +1,4 @@
-"""Write the report of a tested run: one HTML file with its plots inside, and the same plots as PNG files."""
+"""Write the report of a tested run: one HTML file, and its plots as PNG files."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ AUTHORS_PAIR = (CLASSES.index("T-shirt/top"), CLASSES.index("Shirt"))
 
 
 class Section(NamedTuple):
-    """A part of the page; names without a plot are skipped."""
+    """A part of the page. It skips plots that there are not, and folded tables without rows."""
 
     title: str
     text: str = ""
@@ -41,10 +41,9 @@ class Section(NamedTuple):
 
 
 def write_report(run: Path, images: Tensor) -> Path:
-    """Write report.html and report/NAME.png of a tested run; return the path of the HTML file.
+    """Write report.html and report/NAME.png of a tested run; return the HTML file.
 
-    `images` (n, 1, 28, 28) uint8 are those of the test set, in file order. Raises UserError if a file of the run can't
-    be read.
+    `images` (n, 1, 28, 28) uint8 are the test set, in file order. Raises UserError if a file of the run is damaged.
     """
     metrics = read_metrics(run)
     predictions, curves, config = read_predictions(run, metrics), read_curves(run), read_config(run)
@@ -81,31 +80,24 @@ def sections(
     metrics: dict[str, Any], config: dict[str, Any], predictions: Predictions, curves: Curves
 ) -> list[Section]:
     counts = analysis.confusion_matrix(*predictions)
+    matrix, pairs = tables.confusion_table(counts), tables.pairs_table(counts, PAIRS)
     mistakes = tables.mistakes_table(*predictions, plots.MISTAKES)
-    matrix = [tables.confusion_table(counts)]
+    calibration = tables.calibration_table(*predictions)
+    measured = describe_measuring(config) if curves else "The run folder holds no TensorBoard event files."
     return [
         Section("Result", describe_result(metrics), tables=[tables.result_table(metrics)]),
-        Section(
-            "Learning curves", describe_measuring(config), ["learning_curves"], folded=[tables.curves_table(curves)]
-        )
-        if curves
-        else Section("Learning curves", "There are none: the run folder holds no TensorBoard event files."),
-        Section("Confusion matrix", "An empty cell is zero.", ["confusion_by_row", "confusion"], folded=matrix),
-        Section("Most confused pairs", describe_authors_pair(counts), tables=[tables.pairs_table(counts, PAIRS)]),
+        Section("Learning curves", measured, ["learning_curves"], folded=[tables.curves_table(curves)]),
+        Section("Confusion matrix", "An empty cell is zero.", ["confusion_by_row", "confusion"], folded=[matrix]),
+        Section("Most confused pairs", describe_authors_pair(counts), tables=[pairs]),
         Section("Worst mistakes", "Wrong predictions with the highest loss.", ["worst_mistakes"], folded=[mistakes]),
         Section("Classes", "", ["roc", "precision_recall"], [tables.per_class_table(*predictions)]),
-        Section(
-            "Calibration",
-            describe_calibration(*predictions),
-            ["reliability"],
-            folded=[tables.calibration_table(*predictions)],
-        ),
+        Section("Calibration", describe_calibration(*predictions), ["reliability"], folded=[calibration]),
         Section("Run", tables=facts(metrics, config)),
     ]
 
 
 def facts(metrics: dict[str, Any], config: dict[str, Any]) -> list[Table]:
-    """Training, its environment and that of its earlier parts, that of the test if it differs, and all options."""
+    """Tables of the training, of each environment that differs, and of all options."""
     trained = {name: metrics.get(name) for name in metrics["tested_with"]}
     environments = [(trained, "Environment of the training")]
     # A checkpoint that records no environment leaves an empty one.
@@ -135,7 +127,7 @@ def alternative_texts(metrics: dict[str, Any], predictions: Predictions, curves:
 
 
 def describe_result(metrics: Mapping[str, Any]) -> str:
-    """Accuracy with its interval and, if the data is Fashion-MNIST, whether the original's accuracy lies in it."""
+    """Accuracy with its interval, compared with the original's on the same data."""
     low, high = (100 * bound for bound in wilson_interval(metrics["accuracy"], metrics["n"]))
     text = (
         f"The model recognizes {percent(metrics['accuracy'])}% of {metrics['n']:,} images "
@@ -157,7 +149,7 @@ def describe_measuring(config: Mapping[str, Any]) -> str:
 
 def describe_authors_pair(counts: NDArray[np.int64]) -> str:
     """How often T-shirt and shirt are confused, and the rank of that among all pairs."""
-    shirt, other = AUTHORS_PAIR[1], AUTHORS_PAIR[0]
+    other, shirt = AUTHORS_PAIR
     rank = analysis.most_confused(counts).index(AUTHORS_PAIR) + 1
     mistakes = counts.sum() - counts.trace()
     both = counts[shirt, other] + counts[other, shirt]

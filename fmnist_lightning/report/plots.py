@@ -1,4 +1,4 @@
-"""Plot predictions, images and curves: arrays in, matplotlib `Figure`s out, without pyplot and its global state.
+"""Plot predictions, images and curves, without pyplot and its global state.
 
 In every function probs are (n, 10) float32 and labels (n,) int64. A class without images has no curve.
 """
@@ -38,7 +38,7 @@ def png(figure: Figure) -> bytes:
 
 
 def blank(width: float, height: float, *, left: float, bottom: float) -> Figure:
-    """An empty figure in inches, with room for labels. Constrained layout would double the drawing time."""
+    """An empty figure in inches. Constrained layout would double the drawing time."""
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(left=left, bottom=bottom, right=0.95, top=0.93)
     return figure
@@ -68,7 +68,7 @@ def prediction_plots(probs: Array, labels: Array, images: Array) -> dict[str, Fi
 
 
 def confusion_plot(counts: NDArray[np.int64], *, by_row: bool) -> Figure:
-    """The confusion matrix in images, or in percent of each true class; blue is right, orange is wrong."""
+    """The matrix in images or in percent of each true class; blue is right, orange wrong."""
     values = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) if by_row else counts
     right = np.eye(len(counts), dtype=bool)
     # The square root, and a scale for each color, make five mistakes visible next to a hundred.
@@ -93,7 +93,7 @@ def confusion_plot(counts: NDArray[np.int64], *, by_row: bool) -> Figure:
 
 
 def class_curves(curves: Mapping[int, tuple[Array, Array]], areas: Array, name: str) -> Figure:
-    """A curve (x, y) for each class, whose area is in the legend below; `name` says what the areas are."""
+    """A curve (x, y) for each class. The legend has the areas, which `name` explains."""
     figure = blank(4.6, 5.0, left=0.14, bottom=0.34)
     axes = figure.subplots()
     for label, (x, y) in curves.items():
@@ -108,7 +108,7 @@ def class_curves(curves: Mapping[int, tuple[Array, Array]], areas: Array, name: 
 
 
 def roc_plot(probs: Array, labels: Array) -> Figure:
-    """ROC curves. The lower axis is logarithmic, since the curves differ below a few percent."""
+    """ROC curves, on a logarithmic axis, since they differ below a few percent."""
     leftmost = 0.5 / len(labels)  # stands for a rate of zero
     curves = {}
     for label, pair in analysis.one_vs_rest(probs, labels).items():
@@ -137,7 +137,7 @@ def precision_recall_plot(probs: Array, labels: Array) -> Figure:
 
 
 def reliability_plot(probs: Array, labels: Array) -> Figure:
-    """Accuracy by confidence, with the diagonal of a calibrated model; below, the number of images by confidence."""
+    """Accuracy by confidence, with a calibrated model's diagonal, and images below."""
     counts, confidence, accuracy = analysis.calibration(probs, labels)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     figure = blank(4.6, 4.6, left=0.17, bottom=0.14)
@@ -157,7 +157,7 @@ def reliability_plot(probs: Array, labels: Array) -> Figure:
 
 
 def grid_of(images: Array, columns: int, right: int, below: int) -> NDArray[np.float64]:
-    """Images (n, h, w) in rows of one array, with `right` and `below` pixels of nan next to each."""
+    """Images (n, h, w) in rows of one array, each with a margin of nan."""
     count, height, width = images.shape
     rows, height, width = -(-count // columns), height + below, width + right
     cells = np.full((rows * columns, height, width), np.nan)
@@ -166,7 +166,7 @@ def grid_of(images: Array, columns: int, right: int, below: int) -> NDArray[np.f
 
 
 def images_plot(images: Array, captions: Sequence[str]) -> Figure:
-    """Images (n, 28, 28) uint8 in a grid, each above its caption. They share one axes, which is faster than many."""
+    """Images (n, 28, 28) uint8 in a grid of one axes, each above its caption."""
     if not len(images):
         figure = Figure(figsize=(3, 1))
         figure.text(0.5, 0.5, "none", ha="center", va="center")
@@ -187,7 +187,7 @@ def images_plot(images: Array, captions: Sequence[str]) -> Figure:
 
 
 def mistakes_plot(images: Array, probs: Array, labels: Array) -> Figure:
-    """Images (n, 28, 28) uint8 with their true class, predicted class, and the probability of the latter."""
+    """Images (n, 28, 28) uint8 with true class, prediction and confidence."""
     captions = [
         f"{CLASSES[label]} →\n{CLASSES[row.argmax()]} {row.max():.0%}" for row, label in zip(probs, labels, strict=True)
     ]
@@ -195,7 +195,7 @@ def mistakes_plot(images: Array, probs: Array, labels: Array) -> Figure:
 
 
 def filters_plot(weights: Array) -> Figure:
-    """The filters (C, 1, k, k) of a first layer on one scale; orange is negative, purple positive."""
+    """Filters (C, 1, k, k) on one scale; orange is negative, purple positive."""
     count, _, size, _ = weights.shape
     grid = grid_of(weights[:, 0], 8, 1, 1)
     height = 0.55 + 0.58 * -(-count // 8)
@@ -210,7 +210,7 @@ def filters_plot(weights: Array) -> Figure:
 
 
 def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """Loss and accuracy of training and validation, from points (epoch, value) of train/loss, val/loss and so on."""
+    """Loss and accuracy, from points (epoch, value) of train/loss, val/loss and so on."""
     figure = blank(4.6, 4.6, left=0.17, bottom=0.14)
     for axes, name in zip(figure.subplots(2, sharex=True), ("loss", "accuracy"), strict=True):
         for stage, color, style in (("train", WRONG, "--"), ("val", RIGHT, "-")):

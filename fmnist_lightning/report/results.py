@@ -1,4 +1,4 @@
-"""Read the results of a tested run: metrics.json, predictions.npz and the learning curves."""
+"""Read the results of a tested run: metrics, predictions and learning curves."""
 
 import contextlib
 import json
@@ -51,12 +51,15 @@ def explain_damage(path: Path, hint: str) -> Iterator[None]:
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """The content of metrics.json. Raises UserError if it is missing, damaged or was edited."""
+    """The content of metrics.json. Raises UserError if it is damaged or was edited."""
     return read_metrics_file(run / METRICS, NEEDED, f"test the run again: {testing_command(run)}")
 
 
 def read_metrics_file(path: Path, needed: Collection[str], hint: str) -> dict[str, Any]:
-    """The content of a file like metrics.json. Raises UserError if it is no such file or lacks a `needed` name."""
+    """The content of a file like metrics.json, with all `needed` names.
+
+    Raises UserError with this hint if it is missing, damaged or was edited.
+    """
     with explain_damage(path, hint):
         metrics = json.loads(path.read_text(encoding="utf-8"))
         fractions = all(0 <= metrics[name] <= 1 for name in METRIC_NAMES)

@@ -1,4 +1,4 @@
-"""Tables of a test and its run, for the report's HTML, for the console, and for TensorBoard's Markdown."""
+"""Tables of a test and its run, for the report, the console and TensorBoard."""
 
 import json
 import math
@@ -109,7 +109,7 @@ def curves_table(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
 
 
 def facts_table(facts: Mapping[str, Any], caption: str) -> Table:
-    """A row for each name and value. The values of a nested mapping have rows of their own."""
+    """A row for each value, also for those in a nested mapping."""
     flat = {
         f"{name} {key}".strip(): value
         for name, content in facts.items()

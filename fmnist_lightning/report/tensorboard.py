@@ -1,4 +1,4 @@
-"""Show in TensorBoard what scalars don't: plots of the validation, filters, the first batch, and tables."""
+"""Show plots of the validation, filters, images and tables in TensorBoard."""
 
 import time
 from typing import Any
@@ -115,5 +115,5 @@ def add_figure(trainer: L.Trainer, name: str, figure: Figure) -> None:
 
 
 def last_step(trainer: L.Trainer) -> int:
-    """The step of the epoch's scalars. A resumed run would purge the plots at the step after it."""
+    """The step of the epoch's scalars. A resumed run would purge plots at the next one."""
     return max(trainer.global_step - 1, 0)

@@ -175,6 +175,7 @@ def test_report_needs_no_event_files_and_no_mistakes(tmp_path: Path) -> None:
     page = Page(write_report(run, IMAGES))
     assert "no TensorBoard event files" in page.text
     assert {image["class"] for image in page.named("img")} == PLOTS - {"learning_curves"}
+    assert len(page.named("details")) == 2
     assert "0 of 0 mistakes" in page.text
 
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fmnist_lightning.report import tensorboard
 from fmnist_lightning.report.tensorboard import TensorBoardPlots
+from fmnist_lightning.runs.folders import REPORT
 from fmnist_lightning.training.train import train
 
 PLOTS = {
@@ -55,6 +56,8 @@ def test_plots_survive_a_resume_of_a_complete_run(program: Program, plotted_once
     before = steps_of_plots(run)
     status, output = program(train, "--resume", run)
     assert status == 0, output
+    assert f"report: {run / REPORT}" in output
+    assert "more than one graph" not in output  # TensorBoard's warning: the run writes its graph again
     assert steps_of_plots(run) == before  # a purged plot would leave its name, with no step
 
 
