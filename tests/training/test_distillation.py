@@ -1,6 +1,5 @@
 """Distillation: the literature's loss, from a teacher that stays as it is, resumed bit for bit."""
 
-import math
 import shutil
 from pathlib import Path
 
@@ -60,18 +59,11 @@ def test_loss_has_scipys_divergence(net: SeedNet, share: float, temperature: flo
     assert loss.item() == pytest.approx(expected)
 
 
-def test_loss_moves_the_student_to_its_teacher(net: SeedNet) -> None:
-    torch.manual_seed(1)
-    student = SeedNet((0.0, 0.0, 0.0))
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(20):
-        loss = Teacher(net, "seed", "", 0.9, 4.0).loss(student(IMAGES), IMAGES, torch.tensor(0.0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] / 10
+def test_gradients_reach_the_student_and_not_the_teacher(net: SeedNet) -> None:
+    logits = torch.zeros(6, 10, requires_grad=True)
+    Teacher(net, "seed", "", 0.9, 4.0).loss(logits, IMAGES, torch.tensor(0.0)).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
@@ -161,10 +153,3 @@ def test_notice_is_printed_once(stranger: Path, capsys: pytest.CaptureFixture[st
     for _ in range(2):
         prepare_teacher(options, L.Fabric(accelerator="cpu", devices=1))
     assert capsys.readouterr().err.count(f"WARNING: the teacher {stranger} was trained on validation images") == 1
-
-
-@pytest.mark.parametrize("wrong", [("--temperature", 0), ("--temperature", math.inf), ("--teacher_share", 1.5)])
-def test_wrong_share_or_temperature_is_refused(program: Program, wrong: tuple[str, float]) -> None:
-    status, output = program(train, "--teacher", "packaged", *wrong)
-    assert status == 2
-    assert f'"{wrong[0].lstrip("-")}"' in output
