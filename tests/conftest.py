@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from fmnist_lightning import cli
 from fmnist_lightning.data import download, drawn
 from fmnist_lightning.data.fashion_mnist import FILES, FileSpec
 from fmnist_lightning.errors import SIGNALS
-from fmnist_lightning.report.tensorboard import Pictures
+from fmnist_lightning.report.tensorboard import TensorBoardPlots
 from fmnist_lightning.runs.folders import numbered_runs
 from fmnist_lightning.training.resume import AtomicCheckpointIO
 from fmnist_lightning.training.train import train
@@ -220,7 +221,7 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pictures, "draw_validation", lambda *_: None)
+    monkeypatch.setattr(TensorBoardPlots, "draw_validation", lambda *_: None)
     monkeypatch.setattr("fmnist_lightning.training.evaluate.write_report", lambda *_: None)
 
 
@@ -244,10 +245,32 @@ def metrics_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text())
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that `trained` copies."""
+    log_dir = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch, own_signals():
+        draw_few(patch)
+        leave_undrawn(patch)
+        options = [*SMALL, "--max_epochs", 1, "--test", "false", "--log_dir", log_dir]
+        assert run_command(patch, train, *options) == 0
+    return log_dir / "version_0"
+
+
+@pytest.fixture(scope="session")
+def plotted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs with plots in TensorBoard and a report, for tests that only read it."""
+    log_dir = tmp_path_factory.mktemp("plotted")
+    with pytest.MonkeyPatch.context() as patch, own_signals():
+        draw_few(patch)
+        assert run_command(patch, train, *SMALL, "--log_dir", log_dir) == 0
+    return log_dir / "version_0"
+
+
 @pytest.fixture
-def trained(program: Program, tmp_path: Path, small_drawn: None) -> Path:
-    """A run of one epoch that was not tested."""
-    return small_run(program, tmp_path / "logs", "--max_epochs", 1, "--test", "false")[0]
+def trained(trained_once: Path, tmp_path: Path, small_drawn: None) -> Path:
+    """A run of one epoch that was not tested, for one test alone."""
+    return Path(shutil.copytree(trained_once, tmp_path / "logs" / "version_0"))
 
 
 def steps_of_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:

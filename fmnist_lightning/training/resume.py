@@ -236,8 +236,8 @@ class SaveInEpochs(OwnSignals):
 
     All processes save after the same step, whichever received the signal, and raise `Interrupted`. If the signal comes
     during validation, they stop after it. Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM.
-    A second signal ends the program at once. One of several processes ignores a second SIGTERM: Linux sends it once for
-    each thread of a launcher that was killed (LOG.md, 2026-11-25).
+    A second signal ends the program at once. But one of several processes ignores a second SIGTERM: if the system
+    signals all processes, torch's agent passes its own SIGTERM on.
 
     `ModelCheckpoint(train_time_interval=...)` can't replace this. It also saves after an epoch's last step; a run that
     is killed then resumes without that epoch's validation. With several GPUs it broadcasts through them at each step.
