@@ -245,16 +245,19 @@ def metrics_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text())
 
 
-@pytest.fixture(scope="session")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that `trained` copies."""
-    log_dir = tmp_path_factory.mktemp("trained")
+def shared_run(log_dir: Path, *arguments: object) -> Path:
+    """What `small_run` does without plots, for fixtures that several tests share."""
     with pytest.MonkeyPatch.context() as patch, own_signals():
         draw_few(patch)
         leave_undrawn(patch)
-        options = [*SMALL, "--max_epochs", 1, "--test", "false", "--log_dir", log_dir]
-        assert run_command(patch, train, *options) == 0
+        assert run_command(patch, train, *SMALL, *arguments, "--log_dir", log_dir) == 0
     return log_dir / "version_0"
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that `trained` copies."""
+    return shared_run(tmp_path_factory.mktemp("trained"), "--max_epochs", 1, "--test", "false")
 
 
 @pytest.fixture(scope="session")

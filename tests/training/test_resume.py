@@ -10,17 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
-    SMALL,
-    Program,
-    draw_few,
-    leave_undrawn,
-    metrics_of,
-    own_signals,
-    run_command,
-    small_run,
-    steps_of_saves,
-)
+from conftest import SMALL, Program, metrics_of, shared_run, small_run, steps_of_saves
 from several import CONTEXT, rank_main
 from tensorboard.summary.writer import event_file_writer
 
@@ -48,12 +38,7 @@ MUCH += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--mixup", 0.5, "--ema"
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The result of a run of MUCH that nothing stops."""
-    log_dir = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch, own_signals():
-        draw_few(patch)
-        leave_undrawn(patch)
-        assert run_command(patch, train, *SMALL, *MUCH, "--log_dir", log_dir) == 0
-    return result(log_dir / "version_0")
+    return result(shared_run(tmp_path_factory.mktemp("undisturbed"), *MUCH))
 
 
 @pytest.fixture(autouse=True)
