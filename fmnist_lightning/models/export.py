@@ -29,7 +29,7 @@ from fmnist_lightning.runs.options import ExportOptions
 INPUT_NAME, OUTPUT_NAME = "images", "probabilities"
 # The operator set that torch's exporter is written in; a later one would only exclude older runtimes.
 OPSET = 18
-# Sums in another order change a probability by less than 1e-6; another weight or a missing scaling by far more.
+# Sums in another order change a probability by about 1e-6; another weight or a missing scaling by far more.
 TOLERANCE = 1e-5
 
 # Images (B, 1, 28, 28) uint8 to probabilities (B, 10) float32.

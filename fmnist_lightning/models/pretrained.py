@@ -58,14 +58,18 @@ def load_pretrained(source: str = "packaged", log_dir: str = LOG_DIR) -> Pretrai
         path = Path(source)
         run = path.parent.parent
         return from_checkpoint(path, run if (run / CONFIG).is_file() else None)
+    if source != "last" and not Path(source).is_dir():
+        kinds = f"packaged, last, a run folder such as {log_dir}/version_0, a .ckpt or a {SUFFIX} file"
+        raise UserError(f"cannot load {source}: it is no trained model (name {kinds})")
     run = find_run(source, Path(log_dir))
     return from_checkpoint(find_checkpoint(run), run)
 
 
-def save_pretrained(pretrained: Pretrained, path: Path) -> None:
-    """Write weights and card to `path`, atomically."""
+def save_pretrained(pretrained: Pretrained, path: Path) -> Path:
+    """Write weights and card to `path`, atomically, and return it."""
     with atomic_write(path) as file:
         file.write(to_safetensors(pretrained))
+    return path
 
 
 def to_safetensors(pretrained: Pretrained) -> bytes:

@@ -52,7 +52,7 @@ def keras_seed_net(*, dropout: bool = True) -> Any:
             layers.Dense(10, activation="softmax"),
         ]
     )
-    net.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    net.compile(loss="sparse_categorical_crossentropy", optimizer="adam")
     return net
 
 

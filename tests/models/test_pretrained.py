@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 from fmnist_lightning.data.drawn import load_drawn
 from fmnist_lightning.data.fashion_mnist import CLASSES, FILES
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.models import pretrained
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.pretrained import PACKAGED, Pretrained, load_pretrained, save_pretrained, weights_digest
 from fmnist_lightning.runs.checkpoints import read_checkpoint
@@ -27,6 +26,7 @@ from fmnist_lightning.runs.options import ModuleOptions, TrainOptions, names
 from fmnist_lightning.training.train import train
 
 ROOT = Path(__file__).parents[2]
+DIGESTS = {name: spec.sha256 for name, spec in FILES.items()}
 CARD = {"format": 1, "model": "seed", "dropout": [0.25, 0.25, 0.5], "classes": list(CLASSES), "dataset": "drawn"}
 
 
@@ -110,10 +110,7 @@ def test_card_of_a_run_is_plain_and_complete(run: Path, checkpoint: dict[str, An
     assert {name: card[name] for name in expected} == expected
     assert (card["training"]["max_epochs"], card["training"]["lr"]) == (1, 1e-3)
     assert "data_sha256" not in card  # drawn garments have no files
-
-
-def test_card_names_no_folder_of_the_machine(run: Path) -> None:
-    assert str(run.parent) not in json.dumps(load_pretrained(str(run)).card)
+    assert str(run.parent) not in json.dumps(card)
     assert str(run.parent) in (run / "config.yaml").read_text()  # the control: where it would come from
 
 
@@ -139,14 +136,13 @@ def test_card_of_a_checkpoint_without_run(run: Path, tmp_path: Path) -> None:
 def test_card_has_the_digests_of_fashion_mnist(checkpoint: dict[str, Any], tmp_path: Path) -> None:
     checkpoint["datamodule_hyper_parameters"]["dataset"] = "fashion_mnist"
     torch.save(checkpoint, tmp_path / "real.ckpt")
-    card = load_pretrained(str(tmp_path / "real.ckpt")).card
-    assert card["data_sha256"] == {name: spec.sha256 for name, spec in FILES.items()}
+    assert load_pretrained(str(tmp_path / "real.ckpt")).card["data_sha256"] == DIGESTS
 
 
 def test_pretrained_rounds_64_bits_to_32(run: Path, checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    state = checkpoint["state_dict"].items()
-    doubled = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state}
-    torch.save({**checkpoint, "state_dict": doubled}, tmp_path / "double.ckpt")
+    state = {name: tensor.double() for name, tensor in checkpoint["state_dict"].items()}
+    state["net.features.1.num_batches_tracked"] = state["net.features.1.num_batches_tracked"].long()
+    torch.save({**checkpoint, "state_dict": state}, tmp_path / "double.ckpt")
     net = load_pretrained(str(tmp_path / "double.ckpt")).net
     assert weights_digest(net) == weights_digest(load_pretrained(str(run)).net)
 
@@ -162,7 +158,7 @@ def test_pretrained_needs_no_lightning(file: Path) -> None:
 def test_packaged_weights_and_their_readme() -> None:
     net, card = load_pretrained()
     metrics = card["metrics"]
-    assert card["data_sha256"] == {name: spec.sha256 for name, spec in FILES.items()}
+    assert card["data_sha256"] == DIGESTS
     assert PACKAGED.stat().st_size < 1_000_000
     assert metrics["accuracy"] > 0.95
     low, high = metrics["accuracy_95_interval"]
@@ -203,9 +199,7 @@ def test_pretrained_refuses_a_flipped_bit(file: Path) -> None:
         (lambda card, _: card.update(format=2), "format 2"),
         (lambda card, _: card.update(classes=["cat", "dog"]), "cat"),
         (lambda card, _: card.update(model="vast"), "vast"),
-        (lambda card, _: card.update(model=["seed"]), "seed"),
         (lambda card, _: card.update(dropout=[2, 0, 0]), "rate 2"),
-        (lambda card, _: card.update(dropout=None), "seed"),
         (lambda card, _: card.update(weights_sha256="0"), "changed or damaged"),
         (lambda card, _: card.pop("dropout"), "dropout"),
         (lambda _, tensors: tensors.pop("layers.12.bias"), r"layers\.12\.bias"),
@@ -236,10 +230,9 @@ def test_pretrained_refuses_a_damaged_file(file: Path, damage: Callable[[bytes],
         load_pretrained(str(file))
 
 
-def test_pretrained_names_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGED", tmp_path / "none.safetensors")
+def test_pretrained_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.safetensors"):
-        load_pretrained()
+        load_pretrained(str(tmp_path / "none.safetensors"))
 
 
 @pytest.mark.parametrize("changes", [{"state_dict": [1]}, {"hyper_parameters": "seed"}, {"hyper_parameters": {}}])
