@@ -1,0 +1,364 @@
+"""Any picture becomes 28 x 28 pixels, light on dark, as in the data set; what is no picture is refused."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter, ImageOps
+
+from fmnist_lightning.predict import pictures
+from fmnist_lightning.predict.pictures import (
+    MAX_PIXELS,
+    NOTHING_FOUND,
+    Gray,
+    PictureError,
+    check_pixels,
+    corners_of,
+    find_box,
+    fit,
+    load_picture,
+    prepare,
+    read_picture,
+    scale_depth,
+)
+
+# By EXIF's number: from how a camera stores a picture to how it is meant.
+TURNS: dict[int, Callable[[Gray], Gray]] = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.T,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].T,
+    8: lambda stored: np.rot90(stored),
+}
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n%%EOF\n"
+
+
+def photo(top: int = 20, left: int = 15, margin: int = 30) -> Gray:
+    """A dark garment of 84 x 60 pixels on white that looks different from each side."""
+    picture = np.full((top + 84 + margin, left + 60 + margin), 255, np.uint8)
+    picture[top : top + 84, left : left + 60] = np.arange(84)[:, None] + np.arange(60)
+    return picture
+
+
+def rectangle(height: int, width: int, scale: int = 3) -> Gray:
+    """Black on white, off center."""
+    picture = np.full((height * scale + 40, width * scale + 25), 255, np.uint8)
+    picture[10 : 10 + height * scale, 20 : 20 + width * scale] = 0
+    return picture
+
+
+def prepared(pixels: Gray, **options: Any) -> Gray:
+    return prepare(Image.fromarray(np.ascontiguousarray(pixels)), **options)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def with_palette(gray: Gray) -> Image.Image:
+    """Palette colors in the opposite order of their brightness."""
+    image = Image.fromarray(255 - gray).convert("P")
+    image.putpalette([255 - index for index in range(256) for _ in range(3)])
+    return image
+
+
+def half(file: io.BytesIO) -> bytes:
+    read_picture(file)  # the whole file is a picture
+    return file.getvalue()[: len(file.getvalue()) // 2]
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims this many pixels."""
+    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("kind", "convert"),
+    [
+        ("PNG", Image.fromarray),
+        ("BMP", Image.fromarray),
+        ("PPM", Image.fromarray),
+        ("PNG", lambda gray: Image.fromarray(gray).convert("RGB")),
+        ("PNG", lambda gray: Image.fromarray(gray).convert("RGBA")),
+        ("PNG", lambda gray: Image.fromarray(gray).convert("LA")),
+        ("TIFF", lambda gray: Image.fromarray(gray).convert("CMYK")),
+        ("PNG", with_palette),
+        ("GIF", with_palette),
+        ("PNG", lambda gray: Image.fromarray(gray.astype(np.uint16) * 257)),
+        ("PPM", lambda gray: Image.fromarray(gray.astype(np.int32) * 257)),
+        ("TIFF", lambda gray: Image.fromarray(gray.astype(np.float32) / 255)),
+    ],
+)
+def test_color_modes_give_the_same_pixels(kind: str, convert: Callable[[Gray], Image.Image]) -> None:
+    assert (read_picture(saved(convert(photo()), kind)) == prepared(photo())).all()
+
+
+def test_one_bit_picture_is_read() -> None:
+    binary = Image.fromarray(rectangle(28, 20)).convert("1")
+    assert (read_picture(saved(binary)) == prepared(rectangle(28, 20))).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_transparent_palette_entry_is_background(kind: str) -> None:
+    image = with_palette(photo())
+    image.putpalette([0, 255, 0, *image.getpalette()[3:]])  # entry 0, which was white, becomes green
+    assert not (read_picture(saved(image, kind)) == prepared(photo())).all()
+    assert (read_picture(saved(image, kind, transparency=0)) == prepared(photo())).all()
+
+
+@pytest.mark.parametrize(("invert", "backing"), [("auto", 255), ("always", 255), ("never", 0)])
+def test_transparent_is_white_or_black_for_never(invert: str, backing: int) -> None:
+    opaque = photo() < 255
+    pixels = np.full((*opaque.shape, 4), 99, np.uint8)  # a color that nobody sees
+    pixels[opaque] = np.array([1, 1, 1, 0]) * photo()[opaque, None] + [50, 50, 50, 255]
+    pixels[~opaque, 3] = 0
+    expected = np.where(opaque, photo() + np.uint8(50), np.uint8(backing))
+    assert (prepared(pixels, invert=invert) == prepared(expected, invert=invert)).all()
+
+
+def test_find_box_finds_white_garment_by_opacity() -> None:
+    opacity = Image.fromarray(255 - rectangle(28, 20))
+    white = Image.new("RGB", opacity.size, "white")
+    assert find_box(white, opacity) == (20, 10, 80, 94)
+    with pytest.raises(PictureError):
+        find_box(white, None)
+
+
+def test_find_box_finds_garment_by_color_alone() -> None:
+    picture = np.where(rectangle(28, 20)[..., None] == 0, [255, 0, 0], [0, 130, 0]).astype(np.uint8)
+    colors = Image.fromarray(picture)
+    assert find_box(colors, None) == (20, 10, 80, 94)
+    with pytest.raises(PictureError):
+        find_box(colors.convert("L").convert("RGB"), None)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_scale_depth_rounds_to_8_bits(dtype: type) -> None:
+    values = [0, 128, 129, 257, 32768, 65407, 65535]
+    factor = 65535 if dtype is np.float32 else 1
+    scaled = scale_depth(np.array([[value / factor for value in values]], dtype))
+    assert scaled.tolist() == [[0, 0, 1, 1, 128, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        *[([0, 1.01], np.float32), ([-0.01, 1], np.float32), ([0.5, np.nan], np.float32)],
+        *[([0, 65536], np.int32), ([-1, 0], np.int32)],
+    ],
+)
+def test_scale_depth_refuses_values_outside(values: list[float], dtype: type) -> None:
+    with pytest.raises(PictureError, match=r"not 0 to (1\.0|65535)$"):
+        prepare(Image.fromarray(np.array([values], dtype)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_picture_is_turned_by_its_exif_orientation(kind: str) -> None:
+    for orientation, turn in TURNS.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = saved(Image.fromarray(photo()), kind, exif=exif)
+        assert (read_picture(file) == prepared(turn(photo()))).all(), orientation
+    assert len({prepared(turn(photo())).tobytes() for turn in TURNS.values()}) == 8
+
+
+@pytest.mark.parametrize("exif", [b"XX*\0", b"II*\0\x08\0\0"])
+def test_broken_exif_is_ignored(exif: bytes) -> None:
+    file = saved(Image.fromarray(photo()), exif=exif)
+    with pytest.raises((SyntaxError, struct.error)), Image.open(file) as image:
+        image.getexif()
+    assert (read_picture(file) == prepared(photo())).all()
+
+
+def test_exif_tag_of_wrong_type_does_not_prevent_turning() -> None:
+    # Two tags: the width as text, which should be a number, and orientation 6.
+    exif = struct.pack(">2sHIH HHI4s HHIHH I", b"MM", 42, 8, 2, 0x100, 2, 2, b"7", 0x112, 3, 1, 6, 0, 0)
+    file = saved(Image.fromarray(photo()), exif=exif)
+    with pytest.raises(struct.error), Image.open(file) as image:
+        ImageOps.exif_transpose(image)
+    assert (read_picture(file) == prepared(TURNS[6](photo()))).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF"])
+def test_animation_gives_its_first_frame(kind: str) -> None:
+    first, second = (Image.fromarray(pixels) for pixels in (photo(), photo()[::-1].copy()))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file = saved(first, kind, save_all=True, append_images=[second], **options)
+    assert Image.open(file).n_frames == 2
+    assert (read_picture(file) == prepare(first)).all()
+    assert not (prepare(first) == prepare(second)).all()
+
+
+def test_picture_of_28_pixels_comes_back_unchanged() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    image[:2] = 0  # the upper corners
+    assert (read_picture(saved(Image.fromarray(image))) == image).all()
+    assert (prepared(255 - image) == image).all()
+
+
+@pytest.mark.parametrize("size", [(27, 28), (28, 29)])
+def test_picture_of_any_other_size_is_trimmed(size: tuple[int, int]) -> None:
+    picture = np.zeros(size, np.uint8)
+    picture[9:19, 9:19] = 255
+    assert np.count_nonzero(prepared(picture) > 127) > 500
+    assert np.count_nonzero(prepared(np.resize(picture, (28, 28)))) == 100
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (28, 27), (27, 28), (28, 20), (11, 28), (28, 1), (1, 28)])
+def test_longest_edge_is_28_and_odd_margin_is_upper_left(height: int, width: int) -> None:
+    expected = np.zeros((28, 28), np.uint8)
+    above, left = -(-(28 - height) // 2), -(-(28 - width) // 2)
+    expected[above : above + height, left : left + width] = 255
+    assert ((prepared(rectangle(height, width)) > 127) * 255 == expected).all()
+
+
+def test_position_and_margins_change_nothing() -> None:
+    assert (prepared(photo()) == prepared(photo(top=10, left=90, margin=12))).all()
+
+
+def test_fit_only_moves_and_sharpens_28_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    gray = np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8)
+    expected = np.full((28, 28), 7, np.uint8)
+    expected[:, 5:] = gray[3:31, 4:27]
+    expected = np.roll(expected, -2, axis=1)  # of five columns, three on the left and two on the right
+    assert not (fit(gray, (4, 3, 27, 31), 7) == expected).all()
+    monkeypatch.setattr(pictures, "SHARPENING", ImageFilter.UnsharpMask(percent=0))
+    assert (fit(gray, (4, 3, 27, 31), 7) == expected).all()
+
+
+def test_invert_auto_always_and_never() -> None:
+    white, black = rectangle(28, 20), 255 - rectangle(28, 20)
+    light_on_dark = prepared(white)
+    assert light_on_dark[14, [0, 14]].tolist() == [0, 255]
+    for picture, invert in ((black, "auto"), (white, "always"), (black, "never")):
+        assert (prepared(picture, invert=invert) == light_on_dark).all()
+    for picture, invert in ((black, "always"), (white, "never")):
+        dark_on_light = 255 - light_on_dark.astype(int)
+        assert np.abs(prepared(picture, invert=invert) - dark_on_light).max() <= 1  # by rounding
+
+
+@pytest.mark.parametrize("ground", [(235, 235, 235), (250, 235, 215), (40, 40, 60)])
+def test_background_nearly_white_or_black_becomes_black(ground: tuple[int, int, int]) -> None:
+    garment = (0, 0, 0) if ground[0] > 127 else (255, 255, 255)
+    picture = np.where(rectangle(28, 20)[..., None] == 0, garment, ground).astype(np.uint8)
+    assert (prepared(picture) == prepared(rectangle(28, 20))).all()
+
+
+def test_corners_of_matches_a_loop() -> None:
+    pixels = np.random.default_rng(0).integers(100, 110, (60, 90, 3), np.uint8)
+    found = [pixels[row, column] for row in (0, 1, 58, 59) for column in (0, 1, 88, 89)]
+    color = [sum(sorted(map(float, channel))[7:9]) / 2 for channel in zip(*found, strict=True)]
+    distances = sorted(max(abs(float(a) - b) for a, b in zip(pixel, color, strict=True)) for pixel in found)
+    background = corners_of(pixels)
+    assert background.color.tolist() == color
+    assert background.tolerance == pictures.DEVIATIONS * sum(distances[7:9]) / 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_is_not_taken_for_the_garment(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = np.pad(rectangle(28, 20, scale=12), 20, constant_values=255)[..., None]
+    noise = np.random.default_rng(0).normal(0, 8, (*clean.shape[:2], channels))
+    noisy = Image.fromarray((clean * 0.7 + 35 + noise).astype(np.uint8).squeeze()).convert("RGB")
+    exact = (40, 30, 40 + 240, 30 + 336)
+    assert np.abs(np.subtract(find_box(noisy, None), exact)).max() <= 1
+    monkeypatch.setattr(pictures, "DEVIATIONS", 0)
+    assert np.abs(np.subtract(find_box(noisy, None), exact)).max() > 5
+
+
+def test_large_jpeg_is_decoded_at_lower_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    def watched(image: Image.Image, invert: pictures.Invert) -> Gray:
+        sizes.append(image.size)
+        return prepare(image, invert)
+
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(pictures, "prepare", watched)
+    large = Image.fromarray(photo()).resize((1050, 1340))
+    found = read_picture(saved(large, "JPEG", quality=95))
+    assert sizes == [(525, 670)]  # at least 512 each
+    assert np.abs(found.astype(int) - prepare(large)).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (40, 90)])
+@pytest.mark.parametrize("color", ["white", "black", "teal"])
+def test_background_alone_is_refused(size: tuple[int, int], color: str) -> None:
+    with pytest.raises(PictureError) as refused:
+        prepare(Image.new("RGB", size, color))
+    assert str(refused.value) == NOTHING_FOUND
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"to whom it may concern\n", r"is no picture.* PNG, JPEG, "),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture"),
+        (EPS, "is no picture"),
+        (saved(Image.fromarray(photo())).read(8), "is no picture"),
+        (half(saved(Image.fromarray(photo()))), "is truncated or damaged"),
+        (half(saved(Image.fromarray(photo()), "JPEG")), "is truncated or damaged"),
+        (png_that_claims(400, 400), "is truncated or damaged"),
+        (png_that_claims(10_000, 10_000), "has 10,000 x 10,000 pixels"),
+        (png_that_claims(100_000, 100_000), "has more than 89,478,485 pixels"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_load_picture_refuses_what_is_no_whole_picture(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "boot.png").write_bytes(content)
+    with pytest.raises(PictureError, match=rf"boot\.png: it {reason}"):
+        load_picture(tmp_path / "boot.png")
+
+
+def test_pillow_itself_would_open_postscript() -> None:
+    with Image.open(io.BytesIO(EPS)) as image:
+        assert image.format == "EPS"
+
+
+def test_bomb_is_refused_if_warnings_are_errors() -> None:
+    with pytest.raises(PictureError, match="has more than"):
+        read_picture(io.BytesIO(png_that_claims(10_000, 10_000)))
+
+
+def test_check_pixels_accepts_the_limit_exactly() -> None:
+    check_pixels(SimpleNamespace(size=(1, MAX_PIXELS)))
+    with pytest.raises(PictureError, match="1 x 89,478,486"):
+        check_pixels(SimpleNamespace(size=(1, MAX_PIXELS + 1)))
+
+
+@pytest.mark.parametrize(("mode", "size", "reason"), [("L", (0, 5), "no pixels"), ("La", (5, 5), "color mode La")])
+def test_prepare_refuses_no_pixels_and_unknown_modes(mode: str, size: tuple[int, int], reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        prepare(Image.new(mode, size))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gone.png", r"gone\.png: it does not exist"),
+        ("link.png", r"link\.png: it is a link to .*nowhere, which does not exist"),
+        ("loop.png", r"loop\.png: it can't be opened \(.*symbolic links\)"),
+        ("", "directory"),
+        ("a\0b.png", "null byte"),
+    ],
+)
+def test_load_picture_names_what_cannot_be_opened(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    with pytest.raises(PictureError, match=reason):
+        load_picture(f"{tmp_path}/{name}")

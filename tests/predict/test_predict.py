@@ -1,0 +1,389 @@
+"""The predict command: a row for each picture, a message for each fault, and nothing that a file name could forge."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Program, pack, run_command
+from PIL import Image
+
+from fmnist_lightning.data.drawn import draw
+from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, save_pretrained
+from fmnist_lightning.predict import inputs
+from fmnist_lightning.predict.classifier import load_classifier
+from fmnist_lightning.predict.pictures import load_picture
+from fmnist_lightning.predict.predict import FEW, predict, progress_bar, say
+from fmnist_lightning.predict.rows import Candidate, Row, header, row_line
+from fmnist_lightning.runs.options import PredictOptions
+
+ROOT = Path(__file__).parents[2]
+CPU = ("--accelerator", "cpu")
+GARMENTS = torch.cat([draw(name, 1, torch.Generator().manual_seed(0)) for name in CLASSES]).numpy()  # (10, 28, 28)
+IDX = bytes([0, 0, 8, 3]) + np.array(GARMENTS.shape, ">i4").tobytes() + GARMENTS.tobytes()
+
+
+@pytest.fixture(autouse=True)
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with six pictures in four folders."""
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "shop")
+    for label, name in enumerate(["b.png", "a.jpg", "men/c.webp", "men/a.jpg", "women/new/d.png", "women/e.bmp"]):
+        put(name, label)
+    return tmp_path / "shop"
+
+
+def put(name: str, label: int, kind: str | None = None) -> None:
+    """Write a dark garment on white."""
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(255 - GARMENTS[label]).resize((80, 96)).save(name, kind)
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py"), *map(str, arguments), *CPU]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run_csv(program: Program, *arguments: object) -> tuple[int, list[dict[str, str]], list[str]]:
+    """The exit status, the rows, and what followed each `error: `."""
+    status, output = program(predict, *arguments, "--format", "csv", *CPU)
+    rows, *errors = re.split(r"^error: ", output, flags=re.MULTILINE)
+    return status, list(csv.DictReader(io.StringIO(rows, newline=""))), [error.removesuffix("\n") for error in errors]
+
+
+def run_json(program: Program, *arguments: object) -> list[dict[str, Any]]:
+    output = program(predict, *arguments, "--format", "json", *CPU)[1]
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def files(program: Program, *arguments: object) -> list[str]:
+    status, rows, errors = run_csv(program, *arguments)
+    assert (status, errors) == (0, [])
+    return [row["file"] for row in rows]
+
+
+def test_predict_takes_files_folders_and_patterns_in_order(program: Program, shop: Path) -> None:
+    assert files(program, "b.png", "a.jpg", "b.png") == ["b.png", "a.jpg", "b.png"]
+    in_men = [f"{shop}/men/a.jpg", f"{shop}/men/c.webp"]
+    assert files(program, "women", shop / "men") == ["women/e.bmp", "women/new/d.png", *in_men]
+    assert files(program, "*.png", "**/*.jpg", "m?n") == ["b.png", "a.jpg", "men/a.jpg", "men/a.jpg", "men/c.webp"]
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 10])
+def test_rows_match_the_python_interface(program: Program, top_k: int) -> None:
+    names = ["a.jpg", "men/c.webp", "b.png"]
+    rows = run_json(program, *names, "--top_k", top_k)
+    for row, name, top in zip(rows, names, load_classifier(device="cpu")(names).top(top_k), strict=True):
+        found = [(each["label"], each["class"], pytest.approx(each["probability"], abs=2e-6)) for each in row["top"]]
+        assert [(label, CLASSES[label], prob) for label, prob in top] == found
+        assert row == {"file": name, **row["top"][0], "top": row["top"], "dataset": "fashion_mnist"}
+
+
+def test_row_formats_are_exact() -> None:
+    row = Row("a, b.png", [Candidate(9, "Ankle boot", 0.875), Candidate(0, "T-shirt/top", 0.1234567)], "fashion_mnist")
+    written = {kind: header(kind, 2) + row_line(kind, row) for kind in ("table", "csv", "json")}
+    assert written["table"] == (
+        "class       probability  class       probability  picture\n"
+        "Ankle boot       87.50%  T-shirt/top      12.35%  a, b.png\n"
+    )
+    assert written["csv"] == (
+        "file,label,class,probability,label_2,class_2,probability_2,dataset\n"
+        '"a, b.png",9,Ankle boot,0.875,0,T-shirt/top,0.123457,fashion_mnist\n'
+    )
+    assert written["json"] == (
+        '{"file": "a, b.png", "label": 9, "class": "Ankle boot", "probability": 0.875, "top": '
+        '[{"label": 9, "class": "Ankle boot", "probability": 0.875}, '
+        '{"label": 0, "class": "T-shirt/top", "probability": 0.123457}], "dataset": "fashion_mnist"}\n'
+    )
+
+
+@pytest.mark.parametrize("name", ["mine-images-idx3-ubyte", "t10k-images.idx3-ubyte.gz", "of no known name"])
+def test_idx_file_has_a_row_for_each_image(program: Program, name: str) -> None:
+    Path(name).write_bytes(pack(IDX) if name.endswith(".gz") else IDX)
+    rows = run_json(program, name)
+    assert [row["file"] for row in rows] == [f"{name}[{index}]" for index in range(10)]
+    assert [row["class"] for row in rows] == load_classifier(device="cpu")(GARMENTS).names
+
+
+def test_standard_output_has_only_rows(
+    program: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = [row["label"] for row in run_json(program, "a.jpg", "b.png")]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(Path("a.jpg").read_bytes())))
+    assert run_command(monkeypatch, predict, "-", "nowhere.png", "b.png", "--format", "json", *CPU) == 1
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(row["file"], row["label"]) for row in found] == list(zip(["-", "b.png"], expected, strict=True))
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "error"]
+    assert "nowhere.png" in err
+
+
+def test_batch_size_changes_nothing(program: Program) -> None:
+    expected, *others = (run_csv(program, ".", "nowhere.png", "a.jpg", "--batch_size", size) for size in (256, 1, 2, 6))
+    for found in others:
+        assert [{**row, "probability": ""} for row in found[1]] == [{**row, "probability": ""} for row in expected[1]]
+        for one, other in zip(found[1], expected[1], strict=True):
+            assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=2e-6)
+        assert (found[0], found[2], len(found[1])) == (1, expected[2], 7)
+
+
+@pytest.mark.parametrize("invert", ["auto", "always", "never"])
+def test_saved_inputs_are_what_the_model_saw(program: Program, tmp_path: Path, invert: Any) -> None:
+    names = ["a.jpg", "nowhere.png", "men/a.jpg", "women/new/d.png"]
+    folder = tmp_path / "new" / "inputs"
+    rows = run_csv(program, *names, "--invert", invert, "--save_inputs", folder, "--batch_size", 2)[1]
+    saved = sorted(folder.iterdir())
+    assert [path.name for path in saved] == ["000000_a.png", "000001_a.png", "000002_d.png"]
+    expected = [load_picture(row["file"], invert) for row in rows]
+    for path, image in zip(saved, expected, strict=True):
+        with Image.open(path) as picture:
+            assert (picture.mode, picture.size) == ("L", (28, 28))
+            assert (np.asarray(picture) == image).all()
+    assert [row["class"] for row in rows] == load_classifier(device="cpu")(np.stack(expected)).names
+    assert np.array_equal(expected, [load_picture(row["file"]) for row in rows]) is (invert != "never")
+
+
+def test_each_bad_name_has_a_message_and_the_rest_its_rows(program: Program) -> None:
+    Path("cut.png").write_bytes(Path("b.png").read_bytes()[:200])
+    Path("empty.png").touch()
+    Path("text.jpg").write_text("no picture")
+    Path("bare").mkdir()
+    Image.new("L", (90, 90), "white").save("blank.png")
+    Path("link.png").symlink_to("gone.png")
+    Path("x-images-idx3-ubyte").write_bytes(IDX[:-1])
+    reasons = {
+        "cut.png": "truncated",
+        "empty.png": "empty",
+        "text.jpg": "no picture",
+        "bare": "folder without pictures",
+        "blank.png": "background",
+        "link.png": "link to gone.png",
+        "x-images-idx3-ubyte": "7,855 bytes",
+        "nowhere.png": "not exist",
+        "no*.gif": "matches no file",
+    }
+    bad = iter(reasons)
+    names = [name for good in ("a.jpg", "b.png", "men/c.webp") for name in (next(bad), good, next(bad), next(bad))]
+    status, rows, errors = run_csv(program, *names, "--batch_size", 2)
+    assert status == 1
+    assert [row["file"] for row in rows] == ["a.jpg", "b.png", "men/c.webp"]
+    assert errors.pop() == "cannot read 9 of 12 pictures"
+    for error, (name, reason) in zip(errors, reasons.items(), strict=True):
+        assert error.startswith(f"cannot read {name}: it ")
+        assert reason in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        ([], 2, "images"),
+        (["a.jpg", "--format", "xml"], 2, "format"),
+        (["a.jpg", "--top_k", "0"], 2, "top_k"),
+        (["a.jpg", "--top_k", "11"], 2, "top_k"),
+        (["a.jpg", "--batch_size", "0"], 2, "batch_size"),
+        (["a.jpg", "--invert", "maybe"], 2, "invert"),
+        (["a.jpg", "--color", "red"], 2, "--color"),
+        (["a.jpg", "--save_inputs", "b.png/inputs"], 1, "b.png"),
+        (["a.jpg", "--weights", "nowhere.safetensors"], 1, "nowhere.safetensors"),
+        (["a.jpg", "--weights", "packagd"], 1, "packagd"),
+        (["a.jpg", "--devices", "2"], 1, "--output"),
+    ],
+)
+def test_wrong_option_is_named_with_its_exit_status(
+    program: Program, arguments: list[str], status: int, word: str
+) -> None:
+    found, output = program(predict, *arguments)
+    assert (found, word in output) == (status, True), output
+
+
+TRICKS = ["\x1b[2J\x1b]0;owned\x07.png", "a\nTrouser 100.00%  b.png", "a\rb.png", 'a",b.png', "\u202egnp.exe.png"]
+
+
+@pytest.mark.parametrize("trick", TRICKS, ids=ascii)
+def test_tricky_name_is_escaped_in_tables_and_kept_in_files(program: Program, trick: str) -> None:
+    put(f"odd/{trick}", 9)
+    Path("odd", f"empty{trick}").touch()
+    lines = program(predict, "odd", *CPU)[1].removesuffix("\n").split("\n")
+    assert [line.split()[0] for line in lines[:1] + lines[2:]] == ["class", "error:", "error:"]
+    assert all(line.isprintable() for line in lines)
+    assert [row["file"] for row in run_csv(program, "odd")[1]] == [f"odd/{trick}"]
+    assert [row["file"] for row in run_json(program, "odd")] == [f"odd/{trick}"]
+
+
+def test_name_that_is_no_text_is_escaped_and_kept_in_json(program: Program) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    put(name, 3)
+    assert r"  caf\udce9.png" in program(predict, name, *CPU)[1]
+    assert files(program, name) == [r"caf\udce9.png"]
+    assert [row["file"] for row in run_json(program, name)] == [name]
+
+
+@pytest.mark.parametrize("name", ["[1]", "null", "true", "1.5", "~", "{a: b}", "a, b", "@c", "a=b", "*"])
+def test_name_that_looks_like_a_value_is_a_name(program: Program, name: str) -> None:
+    put(name, 8, "PNG")
+    assert files(program, name) == [name]
+
+
+def test_say_escapes_what_the_encoding_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    say("caf\xe9.png\n")
+    assert raw.getvalue() == b"caf\\xe9.png\n"
+
+
+def test_reader_that_has_enough_ends_the_program_quietly() -> None:
+    count = 3000  # rows are more than a pipe holds, 64 KiB
+    Path("many").write_bytes(IDX[:4] + np.array([count, 28, 28], ">i4").tobytes() + GARMENTS.tobytes() * (count // 10))
+    with start("many") as process:
+        assert process.stdout
+        assert process.stderr
+        line = process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert line.split() == [b"class", b"probability", b"picture"]
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and named pipes")
+@pytest.mark.parametrize(("name", "signum", "status"), [("-", signal.SIGINT, 130), ("pipe", signal.SIGTERM, 143)])
+def test_signal_ends_a_program_that_waits_for_input(name: str, signum: signal.Signals, status: int) -> None:
+    os.mkfifo("pipe")
+    process = start("b.png", name, "--format", "csv")
+    try:
+        assert process.stdout
+        assert process.stdout.readline().startswith(b"file,")  # the header, before anything is read
+        time.sleep(0.5)
+        process.send_signal(signum)
+        assert process.wait(20) == status
+        assert process.stderr
+        assert signum.name in process.stderr.read().decode()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_model_of_drawn_images_says_so_in_every_row(program: Program) -> None:
+    net, card = load_pretrained()
+    save_pretrained(Pretrained(net, {**card, "dataset": "drawn"}), Path("drawn.safetensors"))
+    for kind in ("table", "json", "csv"):
+        *rows, warning = program(predict, "men", "--format", kind, "--weights", "drawn.safetensors", *CPU)[
+            1
+        ].splitlines()
+        assert warning.startswith("WARNING: ")
+        assert ["drawn" in row.lower() for row in rows][-2:] == [True, True]
+        assert "drawn" not in program(predict, "men", "--format", kind, *CPU)[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("images", "folder", "first", "second"),
+    [
+        (["men", "."], "men/seen", False, False),  # in a folder that is read
+        (["."], ".", False, False),
+        (["men"], "link", False, False),  # a link to men
+        (["b.png"], "a.jpg", False, False),  # a file
+        (["men/*.jpg"], "men", False, False),  # holds a picture that is read
+        (["link/*.jpg"], "./women/../men/", False, False),
+        (["b.png"], ".", False, False),
+        (["*/*.*"], "seen", True, False),  # which matches its pictures
+        (["**/*.png"], "new/seen", True, False),
+        (["*"], "new/seen", True, False),  # which matches its parent
+        (["*.png"], "seen", True, True),
+        (["men/*.jpg"], "men/seen", True, True),
+        (["men"], "seen", True, True),
+    ],
+)
+def test_saved_inputs_are_never_read(
+    program: Program, shop: Path, images: list[str], folder: str, first: bool, second: bool
+) -> None:
+    """A command that would read them is refused before it writes, the first time or when it is repeated."""
+    (shop / "link").symlink_to("men")
+    for succeeds in (first, second):
+        before = sorted(shop.rglob("*"))
+        status, output = program(predict, *images, "--save_inputs", folder, *CPU)
+        assert (status, "another folder" in output) == ((0, False) if succeeds else (1, True)), output
+        assert "00000" not in output
+        assert succeeds or sorted(shop.rglob("*")) == before
+
+
+def test_flag_before_a_picture_takes_none_of_it() -> None:
+    assert parse("--tta", "shop", "b.png") == PredictOptions(["shop", "b.png"], tta=True)
+    assert parse("--tta", "false", "b.png") == PredictOptions(["b.png"])
+
+
+def parse(*arguments: str) -> PredictOptions:
+    from fmnist_lightning import cli
+
+    return cli.parse(PredictOptions, arguments)
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures were alive whenever one of 2,000 was read, which needs no file."""
+    living: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+    counts: list[int] = []
+    counting = threading.Lock()  # else two reading threads may take one number
+
+    def read_picture(*_: object) -> np.ndarray:
+        with counting:
+            image = living[len(counts)] = GARMENTS[0].copy()
+            counts.append(len(living))
+        return image
+
+    monkeypatch.setattr(inputs, "open_seekable", lambda name: io.BytesIO(b"picture"))
+    monkeypatch.setattr(inputs, "read_picture", read_picture)
+    return counts
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(program: Program, alive: list[int]) -> None:
+    names = [f"{number}.png" for number in range(2000)]
+    assert files(program, *names, "--batch_size", 20) == names
+    assert len(alive) == 2000
+    assert max(alive) <= 2 * 20 + 5 * 4 + 2  # two batches, and what four threads read ahead
+
+
+def test_alive_counts_every_picture_that_is_kept(alive: list[int]) -> None:
+    kept = list(inputs.read_all(["a.png"] * 2000))
+    assert len(kept) == max(alive) == 2000
+
+
+def set_terminals(monkeypatch: pytest.MonkeyPatch, messages: bool, rows: bool) -> None:
+    """Say whether messages and rows go to a terminal."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: messages)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: rows)
+
+
+@pytest.mark.parametrize(
+    ("messages", "rows", "count", "shown"),
+    [(True, False, FEW + 1, True), (True, False, FEW, False), (True, True, FEW + 1, False), (False, False, 99, False)],
+)
+def test_progress_bar_shows_for_many_files_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, messages: bool, rows: bool, count: int, shown: bool
+) -> None:
+    set_terminals(monkeypatch, messages, rows)
+    with progress_bar([], ["b.png"] * count) as bar:
+        assert bar.disable is not shown
+
+
+def test_progress_bar_counts_files_and_spares_the_rows(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_terminals(monkeypatch, messages=True, rows=False)
+    Path("x-images-idx3-ubyte").write_bytes(IDX)
+    status, output = program(predict, *["b.png"] * 29, "nowhere.png", *CPU)
+    assert status == 1
+    assert all(line.endswith("  b.png") for line in output.split("\n")[1:30])
+    assert "30/30" in output
+    assert re.search(r"[\r\n]error: cannot read nowhere\.png: .*\n", output)
+    assert "10 pictures" in program(predict, "x-images-idx3-ubyte", *CPU)[1]  # a number that is not known in advance
