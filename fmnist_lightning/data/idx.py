@@ -6,7 +6,6 @@ uint32. Source: http://yann.lecun.com/exdb/mnist/.
 
 import gzip
 import io
-import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -60,7 +59,18 @@ def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.
     doubt = ""
     try:
         stream = gzip.GzipFile(fileobj=file) if gzipped else file
-        count = read_count(stream, height, width, size, gzipped=gzipped)
+        count, *shape = read_shape(stream, axes=3)
+        if not count:
+            raise IdxError("holds no images")
+        if shape != [height, width]:
+            raise IdxError(f"holds images of {shape[0]:,} x {shape[1]:,}, not {height} x {width}")
+        expected = stream.tell() + count * height * width
+        if gzipped and expected > MAX_RATIO * size:
+            raise IdxError(
+                f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: damaged or a bomb"
+            )
+        if not gzipped and expected != size:
+            raise IdxError(f"holds {size:,} bytes; {count:,} images, as its header says, take {expected:,}")
         for index in range(count):
             content = stream.read(height * width)
             if len(content) < height * width:
@@ -72,23 +82,3 @@ def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.
             raise IdxError(f"holds more than the {count:,} images of its header")
     except (OSError, EOFError, zlib.error) as error:
         raise IdxError(f"is truncated or damaged ({error}){doubt}") from error
-
-
-def read_count(stream: BinaryIO | gzip.GzipFile, height: int, width: int, size: int, *, gzipped: bool) -> int:
-    """Read the header and return the number of images. `size` is that of the file, in bytes.
-
-    Raises IdxError if the header is not that of images of this shape, or does not fit the size.
-    """
-    count, *shape = read_shape(stream, axes=3)
-    if not count:
-        raise IdxError("holds no images")
-    if shape != [height, width]:
-        raise IdxError(f"holds images of {shape[0]:,} x {shape[1]:,}, not {height} x {width}")
-    expected = stream.tell() + count * math.prod(shape)
-    if gzipped and expected > MAX_RATIO * size:
-        raise IdxError(
-            f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: it is damaged or a bomb"
-        )
-    if not gzipped and expected != size:
-        raise IdxError(f"holds {size:,} bytes; {count:,} images, as its header says, take {expected:,}")
-    return count

@@ -58,36 +58,27 @@ def test_ensure_files_uses_a_good_copy_and_warns(
     assert f"warning: cannot use {tiny_dir / IMAGES}" in capsys.readouterr().err
 
 
-def break_off(mirror: Mirror, name: str, body: bytes) -> None:
-    mirror.serve(name, body[:50], length=len(body))
+FAULTS: dict[str, Callable[[Mirror, str, bytes], object]] = {
+    "breaks off": lambda mirror, name, body: mirror.serve(name, body[:50], length=len(body)),
+    "sends other bytes": lambda mirror, name, body: mirror.serve(name, pack(b"something else")),
+    "sends nothing": lambda mirror, name, body: mirror.serve(name, b""),
+    "closes at once": lambda mirror, name, body: mirror.answers.update(
+        {name: lambda handler: handler.connection.close()}
+    ),
+    "hangs": lambda mirror, name, body: mirror.answers.update({name: lambda handler: time.sleep(1.5)}),
+}
 
 
-def send_other_bytes(mirror: Mirror, name: str, body: bytes) -> None:
-    mirror.serve(name, pack(b"something else"))
-
-
-def send_nothing(mirror: Mirror, name: str, body: bytes) -> None:
-    mirror.serve(name, b"")
-
-
-def close_at_once(mirror: Mirror, name: str, body: bytes) -> None:
-    mirror.answers[name] = lambda handler: handler.connection.close()
-
-
-def hang(mirror: Mirror, name: str, body: bytes) -> None:
-    mirror.answers[name] = lambda handler: time.sleep(1.5)
-
-
-@pytest.mark.parametrize("fault", [break_off, send_other_bytes, send_nothing, close_at_once, hang])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_download_takes_the_second_mirror(
     mirror: Mirror,
     new_mirror: Callable[[], Mirror],
     tiny_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
-    fault: Callable[[Mirror, str, bytes], None],
+    fault: str,
 ) -> None:
     faulty = new_mirror()
-    fault(faulty, f"{IMAGES}.gz", pack((tiny_dir / IMAGES).read_bytes()))
+    FAULTS[fault](faulty, f"{IMAGES}.gz", pack((tiny_dir / IMAGES).read_bytes()))
     (tiny_dir / IMAGES).unlink()
     use_mirrors(monkeypatch, faulty.url, mirror.url)
     monkeypatch.setattr(download, "SOCKET_TIMEOUT_SECONDS", 0.5)
