@@ -1,0 +1,631 @@
+"""A search counts its trials, survives kills and stops, reads validation images only, and leaves a recipe."""
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib as mpl
+import optuna
+import pytest
+import torch
+import yaml
+from conftest import NOWHERE, Program, draw_few, leave_undrawn, own_signals, run_command, small_run, use_mirrors
+from optuna.trial import TrialState
+from PIL import Image
+from several import CONTEXT, torchrun_environment, wait_for
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
+
+from fmnist_lightning.data.datamodule import FashionMNISTDataModule
+from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs.checkpoints import read_checkpoint
+from fmnist_lightning.runs.folders import numbered_runs, read_config
+from fmnist_lightning.runs.options import TrainOptions, TuneOptions
+from fmnist_lightning.training.train import train
+from fmnist_lightning.tune import results, search
+from fmnist_lightning.tune.search import Reporter, SeededByTrial, database_url, explaining_database, without_secrets
+from fmnist_lightning.tune.tune import tune
+
+pytestmark = pytest.mark.usefixtures("small_drawn")
+RECIPE = {"max_epochs": 1, "batch_size": 60, "precision": "32-true"}
+RATES = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+
+Training = Callable[[TrainOptions, Reporter], None]
+TrainBy = Callable[..., None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a study, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "study"
+
+
+def arguments(folder: Path, space: dict[str, Any], trials: int, **recipe: Any) -> list[object]:
+    """The options of a search on the drawn data set."""
+    files = {"recipe": folder.parent / "recipe.yaml", "space": folder.parent / "space.yaml"}
+    for path, content in zip(files.values(), ({**RECIPE, **recipe}, space), strict=True):
+        path.write_text(yaml.safe_dump(content))
+    options = {**files, "study": folder, "trials": trials, "dataset": "drawn", "accelerator": "cpu"}
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+def study_in(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}")
+
+
+def states(folder: Path) -> list[str]:
+    return [trial.state.name for trial in study_in(folder).trials]
+
+
+def rates(folder: Path) -> list[float]:
+    return [trial.params["lr"] for trial in study_in(folder).trials]
+
+
+def epochs(*accuracies: float) -> Training:
+    """A training with these validation accuracies, unless the study prunes it."""
+
+    def run(options: TrainOptions, reporter: Reporter) -> None:
+        trainer: Any = SimpleNamespace(log_dir="runs/version_0", max_epochs=len(accuracies), sanity_checking=False)
+        trainer.should_stop = False
+        reporter.on_fit_start(trainer, None)  # type: ignore[arg-type]
+        for trainer.current_epoch, accuracy in enumerate(accuracies):
+            trainer.callback_metrics = {"val/accuracy": accuracy}
+            reporter.on_validation_end(trainer, None)  # type: ignore[arg-type]
+            if trainer.should_stop:
+                break
+
+    return run
+
+
+def rate_as_accuracy(options: TrainOptions, reporter: Reporter) -> None:
+    epochs(options.lr)(options, reporter)
+
+
+def fail_with(error: BaseException) -> Training:
+    def fail(options: TrainOptions, reporter: Reporter) -> None:
+        raise error
+
+    return fail
+
+
+def replace_training(patch: pytest.MonkeyPatch, *first: Training) -> None:
+    left = [*first]
+
+    def next_training(options: TrainOptions, callbacks: list[Reporter]) -> None:
+        (left.pop(0) if left else rate_as_accuracy)(options, callbacks[0])
+
+    patch.setattr(search, "train", next_training)
+    patch.setattr("fmnist_lightning.tune.tune.prepare_data", lambda options, fabric: (options, None))
+    patch.setattr(results, "DRAWINGS", {})
+    patch.setattr("gc.collect", lambda: None)  # 0.3 s a trial
+
+
+@pytest.fixture
+def train_by(monkeypatch: pytest.MonkeyPatch) -> TrainBy:
+    """Replace the first trainings by these; each later one has its learning rate as accuracy. No plots."""
+    return lambda *first: replace_training(monkeypatch, *first)
+
+
+@pytest.fixture
+def stubbed(train_by: TrainBy) -> None:
+    """Each training has its learning rate as accuracy."""
+    train_by()
+
+
+# One real search
+
+
+@contextlib.contextmanager
+def sealed_test_set() -> Iterator[None]:
+    load = FashionMNISTDataModule.load
+
+    def load_sealed(self: FashionMNISTDataModule, *, train: bool) -> Split:
+        if not train:
+            raise UserError("the test set was read")
+        return load(self, train=train)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FashionMNISTDataModule, "load", load_sealed)
+        yield
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search with real trainings, under a sealed test set, by a recipe that asks for a test."""
+    folder = tmp_path_factory.mktemp("search") / "study"
+    space = {**RATES, "dropout.2": {"low": 0.0, "high": 0.5}, "flip": {"choices": [True]}}
+    style = dict(mpl.rcParams)
+    with pytest.MonkeyPatch.context() as patch, own_signals(), sealed_test_set():
+        draw_few(patch)
+        leave_undrawn(patch)
+        assert run_command(patch, tune, *arguments(folder, space, 2, test=True, dropout=[0.0, 0.125, 0.0])) == 0
+    assert dict(mpl.rcParams) == style  # Optuna would change it for good
+    return folder
+
+
+def command_of(folder: Path) -> list[str]:
+    """The options of the command in the header of the best recipe."""
+    return (folder / "best.yaml").read_text().splitlines()[0].partition("train.py ")[2].split()
+
+
+def test_search_leaves_runs_plots_and_recipe(searched: Path) -> None:
+    assert {path.name for path in searched.iterdir()} == {".lock", "best.yaml", "plots", "runs", "study.db"}
+    assert {read_config(run)["lr"] for run in numbered_runs(searched / "runs").values()} == {*rates(searched)}
+    pictures = {path.stem: Image.open(path) for path in (searched / "plots").iterdir()}
+    assert set(pictures) == {"history", "importances", "slice", "curves"}
+    for picture in pictures.values():
+        picture.verify()
+    study, text = study_in(searched), (searched / "best.yaml").read_text()
+    assert study.best_value == max(trial.values[0] for trial in study.trials)
+    best = yaml.safe_load(text)
+    assert best["lr"] == study.best_params["lr"]
+    assert best["dropout"] == [0.0, 0.125, study.best_params["dropout.2"]]
+    assert best["test"] is True
+    assert "DRAWN STAND-IN, not Fashion-MNIST" in text
+    assert "expect less of other seeds" in text
+
+
+def test_best_recipe_repeats_the_best_trial_bit_for_bit(searched: Path, program: Program, tmp_path: Path) -> None:
+    trial = searched / "runs" / study_in(searched).best_trial.user_attrs["run"]
+    run, _ = small_run(
+        program, tmp_path, *command_of(searched), "--max_epochs", 1, "--batch_size", 60, "--test", "false"
+    )
+    assert {**read_config(run), "log_dir": ""} == {**read_config(trial), "log_dir": ""}
+    weights, trials_weights = (
+        read_checkpoint(path / "checkpoints" / "best.ckpt")["state_dict"] for path in (run, trial)
+    )
+    assert all(torch.equal(weights[name], trials_weights[name]) for name in trials_weights)
+
+
+def test_search_reads_no_test_set(searched: Path, program: Program, tmp_path: Path) -> None:
+    assert states(searched) == ["COMPLETE", "COMPLETE"]
+    # The negative control: the seal breaks in a training by the same recipe.
+    with sealed_test_set():
+        status, output = program(train, *command_of(searched), "--log_dir", tmp_path)
+    assert status == 1
+    assert "the test set was read" in output
+
+
+# Scores and the best recipe
+
+
+@pytest.mark.parametrize(("ckpt", "value"), [("best", 0.75), ("last", 0.5)])
+def test_score_is_of_the_checkpoint_that_is_tested(
+    program: Program, folder: Path, train_by: TrainBy, ckpt: str, value: float
+) -> None:
+    train_by(epochs(0.75, 0.5))
+    assert program(tune, *arguments(folder, RATES, 1, ckpt=ckpt))[0] == 0
+    assert study_in(folder).best_value == value
+
+
+@pytest.mark.parametrize(("rate", "within"), [(2e-3, True), (2.0, False)])
+def test_first_trial_is_the_recipe_if_the_space_contains_it(
+    program: Program, folder: Path, stubbed: None, rate: float, within: bool
+) -> None:
+    space = {**RATES, "dropout": {"choices": [[0.25, 0.25, 0.5], [0.0, 0.0, 0.25]]}}
+    for trials in (1, 3):
+        assert program(tune, *arguments(folder, space, trials, lr=rate))[0] == 0
+    tried = rates(folder)
+    assert (tried[0] == rate) is within
+    assert len(set(tried)) == 3
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["lr"] == max(tried)
+    assert best["dropout"] in space["dropout"]["choices"]
+
+
+def test_search_needs_a_validation_split(program: Program, folder: Path, stubbed: None) -> None:
+    whole = arguments(folder, RATES, 1, val_fraction=0.0, ckpt="last")
+    status, output = program(tune, *whole)
+    assert status == 1
+    assert "val_fraction 0" in output
+    assert not folder.exists()
+    assert program(tune, *whole, "--val_fraction", 0.1)[0] == 0
+    assert yaml.safe_load((folder / "best.yaml").read_text())["val_fraction"] == 0.1
+
+
+@pytest.mark.parametrize(("own", "seen"), [(0.2, True), (0.1, False)])
+def test_best_recipe_warns_of_a_teacher_of_validation_images(
+    program: Program, folder: Path, stubbed: None, trained_once: Path, own: float, seen: bool
+) -> None:
+    command = arguments(folder, RATES, 1, teacher=str(trained_once))
+    status, output = program(tune, *command, "--val_fraction", own)
+    assert status == 0
+    warning = (
+        f"he teacher {trained_once} was trained on validation images of this training (val_fraction 0.1, here 0.2)"
+    )
+    assert output.count(f"WARNING: t{warning}") == seen
+    assert (f"# T{warning}" in (folder / "best.yaml").read_text()) is seen
+
+
+# Trials that don't go well
+
+
+@pytest.mark.parametrize("prune", [True, False])
+def test_bad_trial_is_pruned_after_half_of_its_epochs(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, train_by: TrainBy, prune: bool
+) -> None:
+    monkeypatch.setattr(search, "COMPLETED_FIRST", 1)
+    train_by(epochs(0.5, 0.6, 0.7, 0.8), epochs(0.1, 0.1, 0.1, 0.1))
+    assert program(tune, *arguments(folder, RATES, 2, max_epochs=4), "--prune", str(prune).lower())[0] == 0
+    assert states(folder) == ["COMPLETE", "PRUNED" if prune else "COMPLETE"]
+    assert list(study_in(folder).trials[1].intermediate_values) == ([1, 2] if prune else [1, 2, 3, 4])
+
+
+def test_no_trial_is_pruned_if_lengths_differ(program: Program, folder: Path, train_by: TrainBy) -> None:
+    train_by(*[epochs(0.5, 0.6)] * 6, epochs(0.1, 0.1))
+    assert program(tune, *arguments(folder, {"max_epochs": {"low": 1, "high": 4}}, 7, max_epochs=2))[0] == 0
+    assert states(folder) == ["COMPLETE"] * 7
+
+
+def test_failed_trials_count(program: Program, folder: Path, train_by: TrainBy) -> None:
+    train_by(fail_with(UserError("the loss is nan")), fail_with(torch.OutOfMemoryError("no memory left")))
+    command = arguments(folder, RATES, 2)
+    status, output = program(tune, *command)
+    assert status == 1
+    assert "trial 0: the loss is nan; 1 to go" in output
+    assert "2 trials (0 completed, 0 pruned, 2 failed)" in output
+    assert not (folder / "best.yaml").exists()
+    status, output = program(tune, *command, "--trials", 3)
+    assert status == 0
+    assert "3 trials (1 completed, 0 pruned, 2 failed)" in output
+
+
+def test_full_disk_ends_the_search_and_does_not_count(program: Program, folder: Path, train_by: TrainBy) -> None:
+    full = UserError("the disk is full")
+    full.__cause__ = OSError(errno.ENOSPC, "")
+    train_by(rate_as_accuracy, fail_with(full))
+    command = arguments(folder, RATES, 3)
+    status, output = program(tune, *command)
+    assert status == 1
+    assert "error: the disk is full" in output
+    assert program(tune, *command)[0] == 0
+    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_trial_that_another_process_ended_does_not_count(
+    program: Program, folder: Path, train_by: TrainBy, reports: bool
+) -> None:
+    def sleep_too_long(options: TrainOptions, reporter: Reporter) -> None:
+        rate_as_accuracy(options, reporter)
+        study_in(folder).tell(0, state=TrialState.FAIL)
+        if reports:
+            rate_as_accuracy(options, reporter)
+
+    train_by(sleep_too_long)
+    status, output = program(tune, *arguments(folder, RATES, 2))
+    assert status == 0
+    assert "was this machine asleep?" in output
+    assert states(folder) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+# Stopped, killed and shared searches
+
+
+def test_ctrl_c_queues_the_trial_and_prints_the_resume_command(
+    program: Program, folder: Path, train_by: TrainBy
+) -> None:
+    train_by(rate_as_accuracy, lambda options, reporter: signal.raise_signal(signal.SIGINT))
+    status, output = program(tune, *arguments(folder, RATES, 3))
+    assert status == 130
+    assert states(folder) == ["COMPLETE", "FAIL", "WAITING"]
+    command = output.splitlines()[-1]
+    assert command.startswith("to resume: python scripts/tune.py --recipe")
+    assert program(tune, *command.partition("tune.py ")[2].split())[0] == 0
+    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    tried = rates(folder)
+    assert tried[2] == tried[1]
+    assert len(set(tried)) == 3
+
+
+def search_process(folder: Path, name: str, command: list[str], hang: bool) -> None:
+    """scripts/tune.py in a process of its own. With `hang` its second training never ends."""
+    descriptor = os.open(folder.parent / f"{name}.txt", os.O_WRONLY | os.O_CREAT)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+
+    def train_slowly(options: TrainOptions, reporter: Reporter) -> None:
+        time.sleep(0.3)
+        rate_as_accuracy(options, reporter)
+
+    def train_forever(options: TrainOptions, reporter: Reporter) -> None:
+        rate_as_accuracy(options, reporter)
+        time.sleep(600)
+
+    patch = pytest.MonkeyPatch()
+    replace_training(patch, *([train_slowly, train_forever] if hang else [train_slowly] * 9))
+    sys.exit(run_command(patch, tune, *command))
+
+
+def start(folder: Path, name: str, command: list[object], *, hang: bool = False) -> BaseProcess:
+    process = CONTEXT.Process(target=search_process, args=(folder, name, [*map(str, command)], hang))
+    process.start()
+    return process
+
+
+def test_trial_of_a_killed_process_is_run_again(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None
+) -> None:
+    command = arguments(folder, RATES, 3)
+    process = start(folder, "killed", command, hang=True)
+    wait_for(lambda: (folder / "study.db").exists() and in_training(folder) == [False, True])
+    process.kill()
+    process.join()
+    monkeypatch.setattr(search, "GRACE_SECONDS", 1)
+    status, output = program(tune, *command)
+    assert status == 0
+    assert output.count("waiting for the last trials") == 1
+    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    tried = rates(folder)
+    assert tried[3] == tried[1]
+    assert len(set(tried)) == 3
+
+
+def in_training(folder: Path) -> list[bool]:
+    with contextlib.suppress(KeyError, optuna.exceptions.StorageInternalError):  # the tables are not made yet
+        return [trial.state == TrialState.RUNNING and bool(trial.user_attrs) for trial in study_in(folder).trials]
+    return []
+
+
+def test_two_processes_share_the_trials(folder: Path) -> None:
+    command = arguments(folder, RATES, 6)
+    names = ("first", "second")
+    processes = [start(folder, name, command) for name in names]
+    for process in processes:
+        process.join()
+    outputs = [(folder.parent / f"{name}.txt").read_text() for name in names]
+    assert [process.exitcode for process in processes] == [0, 0], outputs
+    # Each further process can add one.
+    assert states(folder) in (["COMPLETE"] * 6, ["COMPLETE"] * 7)
+    assert len(set(rates(folder))) == len(rates(folder))
+    trials = [{*re.findall(r"trial (\d+): val/accuracy", output)} for output in outputs]
+    assert trials[0] | trials[1] == {str(number) for number in range(len(rates(folder)))}
+    assert not trials[0] & trials[1]
+
+
+def test_last_trial_of_another_process_is_waited_for(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None
+) -> None:
+    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
+    others = study_in(folder).ask()
+    others.set_user_attr("trains", others.number)
+    monkeypatch.setattr(time, "sleep", lambda _: study_in(folder).tell(others.number, 0.0))
+    status, output = program(tune, *arguments(folder, RATES, 2))
+    assert status == 0
+    assert "waiting for the last trials" in output
+    assert states(folder) == ["COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize("before", [{}, {"trains": 0}])
+def test_trial_killed_before_its_training_is_not_waited_for(
+    program: Program, folder: Path, stubbed: None, before: dict[str, int]
+) -> None:
+    """A trial that is run again has the attributes of the one that was lost."""
+    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
+    study = study_in(folder)
+    study.enqueue_trial({"lr": 5e-3}, user_attrs=before)
+    study.ask()
+    assert program(tune, *arguments(folder, RATES, 2))[0] == 0
+    assert states(folder) == ["COMPLETE", "RUNNING", "COMPLETE"]
+
+
+def test_machines_share_a_study_by_url(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None
+) -> None:
+    monkeypatch.setenv("STUDIES", str(folder.parent / "studies"))
+    for machine in ("one", "other"):
+        here = folder.parent / machine / "tuned"
+        here.parent.mkdir()
+        assert program(tune, *arguments(here, RATES, 2), "--storage", "sqlite:///$STUDIES.db")[0] == 0
+        assert "--storage 'sqlite:///$STUDIES.db'" in (here / "best.yaml").read_text()
+        assert not (here / "study.db").exists()
+    study = optuna.load_study(study_name="tuned", storage=f"sqlite:///{folder.parent / 'studies.db'}")
+    assert len(study.trials) == 2
+
+
+@pytest.mark.parametrize(
+    ("space", "recipe", "words"),
+    [
+        (RATES, {"batch_size": 30}, "batch_size 30 instead of 60"),
+        (RATES, {"seed": 1}, "seed 1 instead of 0"),
+        ({"lr": {"low": 1e-4, "high": 1e-1, "log": True}}, {}, "lr (space)"),
+    ],
+)
+def test_study_of_another_recipe_or_space_is_refused(
+    program: Program, folder: Path, stubbed: None, space: dict[str, Any], recipe: dict[str, Any], words: str
+) -> None:
+    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
+    status, output = program(tune, *arguments(folder, space, 2, **recipe))
+    assert status == 1
+    assert words in output
+    # The same search may move, and run on another device.
+    moved = folder.rename(folder.parent / "moved")
+    assert program(tune, *arguments(moved, RATES, 2), "--accelerator", "auto")[0] == 0
+    assert states(moved) == ["COMPLETE", "COMPLETE"]
+
+
+# The sampler
+
+
+def draws(seed: int, trials: int, parts: int = 1) -> list[float]:
+    """What a sampler of this seed draws, if it is made anew for each of so many parts of the search."""
+    study = optuna.create_study()
+    for _ in range(parts):
+        study.sampler = SeededByTrial(seed)
+        study.optimize(lambda trial: trial.suggest_float("lr", 0, 1), trials // parts)
+    return [trial.params["lr"] for trial in study.trials]
+
+
+def test_sampler_draws_the_same_in_a_resumed_search() -> None:
+    whole = draws(0, 24)
+    assert draws(0, 24, parts=3) == whole
+    assert len(set(whole)) == 24
+    assert not set(whole) & set(draws(1, 24))
+
+
+def test_sampler_learns_after_ten_trials() -> None:
+    tried = draws(0, 40)  # the lower, the better
+    assert sum(tried[20:]) / 20 < 0.5 * sum(tried[:10]) / 10
+
+
+# Searches that can't start
+
+
+@pytest.mark.parametrize(
+    ("space", "recipe", "options", "expected", "word"),
+    [
+        ({"lr": {"low": 0, "high": 1}}, {}, [], 1, "PositiveFinite"),
+        (RATES, {"learning_rate": 1}, [], 2, "learning_rate"),
+        (RATES, {"teacher": "nowhere"}, [], 1, "nowhere"),
+        (RATES, {}, ["--dataset", "fashion_mnist", "--data_dir", "empty"], 1, "--dataset drawn"),
+    ],
+)
+def test_search_that_cannot_start_makes_no_study(
+    program: Program,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    space: dict[str, Any],
+    recipe: dict[str, Any],
+    options: list[str],
+    expected: int,
+    word: str,
+) -> None:
+    use_mirrors(monkeypatch, NOWHERE)
+    status, output = program(tune, *arguments(folder, space, 1, **recipe), *options)
+    assert status == expected
+    assert word in output
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[lr]", b"1: 2", b"lr: [", b"lr: \xff"])
+def test_recipe_without_options_is_named(program: Program, folder: Path, content: bytes | None) -> None:
+    command, recipe = arguments(folder, RATES, 1), folder.parent / "recipe.yaml"
+    recipe.unlink() if content is None else recipe.write_bytes(content)
+    status, output = program(tune, *command)
+    assert status == 1
+    assert f"--recipe {recipe}" in output
+
+
+@pytest.mark.parametrize(
+    ("recipe", "environment"),
+    [({"devices": 2}, {}), ({"num_nodes": 2}, {}), ({"devices": 2}, torchrun_environment(0, 2, 12345))],
+)
+def test_trial_of_several_processes_is_refused(
+    program: Program,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: dict[str, Any],
+    environment: dict[str, str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert program(tune, *arguments(folder, RATES, 1, **recipe))[0] == 1
+    assert not folder.exists()
+
+
+def test_study_that_is_a_file_is_named(program: Program, folder: Path, stubbed: None) -> None:
+    folder.touch()
+    status, output = program(tune, *arguments(folder, RATES, 1))
+    assert status == 1
+    assert str(folder) in output
+    assert "Traceback" not in output
+
+
+def test_missing_optuna_is_named(program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    status, output = program(tune, *arguments(folder, RATES, 1))
+    assert status == 1
+    assert "pip install --editable '.[tune]'" in output
+
+
+# The database and its password
+
+
+def test_damaged_database_is_named(program: Program, folder: Path, stubbed: None) -> None:
+    folder.mkdir()
+    (folder / "study.db").write_text("no database " * 100)
+    status, output = program(tune, *arguments(folder, RATES, 1))
+    assert status == 1
+    assert "file is not a database" in output
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the heartbeat may meet it too
+def test_database_that_breaks_later_is_named(program: Program, folder: Path, train_by: TrainBy) -> None:
+    def break_database(options: TrainOptions, reporter: Reporter) -> None:
+        (folder / "study.db").write_text("no database " * 10_000)
+        rate_as_accuracy(options, reporter)
+
+    train_by(rate_as_accuracy, break_database)
+    status, output = program(tune, *arguments(folder, RATES, 3))
+    assert status == 1
+    assert "cannot use the study's database" in output
+    assert "to resume later: python scripts/tune.py" in output
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("mssql://me:secret@127.0.0.1:9/studies", "pyodbc"),
+        ("sqlite://me:secret@host/studies", "cannot use"),
+        ("nowhere://me:secret@host/studies", "DIALECT"),
+        ("postgresql://me:secret@host:port/studies", "DIALECT"),
+        ("secret", "DIALECT"),
+        ("sqlite:///$LACKING/study.db?secret", "LACKING"),
+    ],
+)
+def test_database_that_cannot_be_used_is_named_without_password(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None, url: str, word: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyodbc", None)
+    status, output = program(tune, *arguments(folder, RATES, 1), "--storage", url)
+    assert status == 1
+    assert word in output
+    assert "secret" not in output
+    assert "Traceback" not in output
+
+
+def test_driver_message_is_shown_without_password() -> None:
+    plan: Any = SimpleNamespace(url=make_url("postgresql://me:p%40ss@host/s?key=hidden"), command="the command")
+    message = "no user me with p@ss or hidden"
+    with pytest.raises(UserError, match=r"no user me with \*\*\* or \*\*\* .*the command"), explaining_database(plan):
+        raise RuntimeError from OperationalError("", {}, Exception(message))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/studies", "postgresql://me:***@host:5432/studies"),
+        ("postgresql://me:se%40c?ret@host/studies", "postgresql://me:***@host/studies"),
+        ("mysql://me@host/studies?password=secret", "mysql://me@host/studies?***"),
+        ("postgresql://me:$PASSWORD@host/studies", "postgresql://me:$PASSWORD@host/studies"),
+        ("postgresql://me:${PASSWORD}@host/studies?a=secret", "postgresql://me:${PASSWORD}@host/studies?***"),
+        ("postgresql://me:${PASSWORD}secret@host/studies", "postgresql://me:***@host/studies"),
+        ("sqlite:////folder/a@b:c.db", "sqlite:////folder/a@b:c.db"),
+        ("$STORAGE", "$STORAGE"),
+    ],
+)
+def test_without_secrets_hides_passwords(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+def test_database_url_takes_names_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASS", "p@ss/$et?100%")
+    url = database_url(TuneOptions(storage="sqlite://me:${PGPASS}@host/$PGBASE"[:27]))
+    assert (url.username, url.password, url.host) == ("me", "p@ss/$et?100%", "host")
+    monkeypatch.setenv("STORAGE", "sqlite:////folder/study.db")
+    assert database_url(TuneOptions(storage="$STORAGE")).database == "/folder/study.db"
+    monkeypatch.delenv("PGHOST", raising=False)
+    with pytest.raises(UserError, match="PGHOST") as refusal:
+        database_url(TuneOptions(storage="sqlite://me:$PGPASS@$PGHOST/studies"))
+    assert "p@ss" not in str(refusal.value)

@@ -1,0 +1,121 @@
+"""A search space has the options and types of a training, and suggests nothing that a training refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.tune.space import changed, read_space, suggest, value_of
+
+EXAMPLE = Path(__file__).parents[2] / "recipes" / "search" / "tuned.yaml"
+ALL_KINDS = """
+lr: {low: 1e-4, high: 1e-2, log: true}
+batch_size: {low: 32, high: 512, log: true}
+max_epochs: {low: 5, high: 20, step: 5}
+erase: {low: 0, high: 0.5}
+dropout.1: {low: 0.01, high: 0.5, log: true}
+dropout.2: {low: 0.25, high: 0.75, step: 0.25}
+flip: {choices: [false, true]}
+ema: {choices: [0, 0.9]}
+model: {choices: [seed, compact]}
+"""
+
+
+def write_space(folder: Path, content: Any) -> Path:
+    path = folder / "space.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize(
+    "option", ["dataset", "val_fraction", "seed", "test", "ckpt", "precision", "log_dir", "resume", "learning_rate"]
+)
+def test_space_refuses_what_no_search_can_change(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UserError, match=f"cannot search {option} "):
+        read_space(write_space(tmp_path, {option: {"choices": [1]}}))
+
+
+@pytest.mark.parametrize(
+    ("space", "word"),
+    [
+        ([], "space.yaml"),
+        ({}, "space.yaml"),
+        ("lr: [", "space.yaml"),
+        ({"dropout.3": {"low": 0, "high": 0.5}}, "dropout.3"),
+        ({"lr.0": {"low": 0.1, "high": 0.5}}, "lr.0"),
+        ({"lr": 0.1}, "lr"),
+        ({"lr": {}}, "lr"),
+        ({"lr": {"low": 0.1}}, "high"),
+        ({"lr": {"low": 0.1, "high": 0.2, "stride": 1}}, "stride"),
+        ({"lr": {"low": 0.1, "choices": [0.1]}}, "low"),
+        ({"lr": {"low": 0, "high": 0.2}}, "PositiveFinite"),
+        ({"lr": {"low": "small", "high": 0.2}}, "PositiveFinite"),
+        ({"lr": {"low": 0.2, "high": 0.1}}, "low <= high"),
+        ({"lr": {"low": 0.1, "high": 0.2, "log": "no"}}, "log"),
+        ({"lr": {"low": 0.1, "high": 0.3, "log": True, "step": 0.1}}, "step"),
+        ({"lr": {"low": 0.1, "high": 0.3, "step": 0.15}}, "step=0.15"),
+        ({"shift": {"low": 0, "high": 4, "step": 0}}, "step=0"),
+        ({"erase": {"low": 0, "high": 0.5, "log": True}}, "low > 0"),
+        ({"batch_size": {"low": 1.5, "high": 8}}, "BatchSize"),
+        ({"batch_size": {"low": True, "high": 8}}, "BatchSize"),
+        ({"patience": {"low": None, "high": 8}}, "numbers"),
+        ({"flip": {"low": False, "high": True}}, "numbers"),
+        ({"flip": {"choices": True}}, "flip"),
+        ({"flip": {"choices": []}}, "choices"),
+        ({"model": {"choices": ["seed", "resnet"]}}, "resnet"),
+        ({"teacher": {"choices": [None, "last"]}}, "last"),
+        ({"dropout": {"choices": [[0.1, 0, 1.5]]}}, "dropout"),
+        ({"dropout": {"low": 0, "high": 0.5}}, "dropout"),
+        ({"dropout": {"choices": [[0, 0, 0]]}, "dropout.0": {"low": 0, "high": 0.5}}, "dropout"),
+    ],
+)
+def test_space_names_the_mistake(tmp_path: Path, space: Any, word: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        read_space(write_space(tmp_path, space))
+    assert "space.yaml" in str(refusal.value)
+    assert word in str(refusal.value)
+
+
+def test_space_has_the_types_of_the_options(tmp_path: Path) -> None:
+    content = {
+        "lr": {"low": "1e-4", "high": 1, "log": True},  # PyYAML reads 1e-4 as text
+        "shift": {"low": 0.0, "high": 4, "step": 2},
+        "dropout.1": {"low": 0, "high": 0.5},
+        "ema": {"choices": [0, "0.9"]},
+        "dropout": {"choices": [[0, 0, 0.25]]},
+    }
+    lists = {"dropout": content.pop("dropout")}
+    assert read_space(write_space(tmp_path, content)) == {
+        "lr": FloatDistribution(1e-4, 1.0, log=True),
+        "shift": IntDistribution(0, 4, step=2),
+        "dropout.1": FloatDistribution(0.0, 0.5),
+        "ema": CategoricalDistribution([0.0, 0.9]),
+    }
+    # A study's database holds no lists.
+    assert read_space(write_space(tmp_path, lists)) == {"dropout": CategoricalDistribution(["[0.0, 0.0, 0.25]"])}
+
+
+def test_changed_sets_places_and_lists() -> None:
+    values = {"lr": 0.5, "dropout.1": 0.125, "flip": True}
+    assert changed(TrainOptions(), values, "here") == TrainOptions(lr=0.5, dropout=(0.25, 0.125, 0.5), flip=True)
+    assert changed(TrainOptions(), {"dropout": "[0.0, 0.0, 0.25]"}, "here").dropout == (0.0, 0.0, 0.25)
+    with pytest.raises(UserError, match="cannot use here"):
+        changed(TrainOptions(), {"mixup": 0.001}, "here")
+
+
+@pytest.mark.parametrize("content", [ALL_KINDS, EXAMPLE.read_text()], ids=["all kinds", "example"])
+def test_suggestions_are_options_of_a_training(tmp_path: Path, content: str) -> None:
+    space = read_space(write_space(tmp_path, content))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = []
+    for _ in range(20):
+        values = suggest(study.ask(), space)
+        trials.append(values)
+        options = changed(TrainOptions(), values, "trial")
+        assert {name: value_of(options, name) for name in space} == values
+    assert all(len({values[name] for values in trials}) > 1 for name in space)
