@@ -12,7 +12,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.predict.bulk import predict_into
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
 from fmnist_lightning.predict.inputs import IDX_NAME, SUFFIXES, Fault, Picture, Result, expand_all, read_all, real
 from fmnist_lightning.predict.rows import fault_message, header, row_line, rows_of, warn_of_weights
@@ -26,6 +25,9 @@ MAX_NAME = 100  # characters of a picture's name that its saved input keeps; fil
 def predict(options: PredictOptions) -> None:
     """Print the class of each picture, or write it into a folder. Raises UserError if a picture can't be read."""
     if options.output is not None:
+        # Lightning, which starts the processes, takes 4 s to import; the rest of the program takes 2 s.
+        from fmnist_lightning.predict.bulk import predict_into
+
         predict_into(options)
         return
     if options.devices > 1 or options.shard:

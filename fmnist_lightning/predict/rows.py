@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
 from fmnist_lightning.predict.classifier import PictureClassifier
 from fmnist_lightning.predict.inputs import Fault, Picture
@@ -50,7 +49,7 @@ def warn_of_weights(card: dict[str, Any], *, tta: bool) -> None:
     if tta and isinstance(training, dict):
         warn_if_trained_without_flip(training.get("flip", True))
     if card["dataset"] == "drawn":
-        print(f"WARNING: the model was trained on the {TITLES['drawn']}, not on photographs", file=sys.stderr)
+        print("WARNING: the model was trained on drawn images, not on photographs", file=sys.stderr)
 
 
 def header(kind: str, top_k: int, *, errors: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""predict.py --output: each file once, whatever is killed; a part for each process; one file of them in the end."""
+"""predict --output and join: each file once, whatever is killed, and nothing lost, doubled or mixed up."""
 
 import csv
 import json
@@ -16,12 +16,11 @@ from PIL import Image
 from several import ROOT, has_ended, ranks_of, run_ranks, started, wait_for
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.predict import bulk
-from fmnist_lightning.predict import inputs as sources
-from fmnist_lightning.predict import shards as shares
+from fmnist_lightning.predict import bulk, inputs, shards
 from fmnist_lightning.predict.joining import join
 from fmnist_lightning.predict.predict import predict
-from fmnist_lightning.predict.shards import Share, parse_share
+from fmnist_lightning.predict.shards import PLAN, Part, Shard, parse_shard
+from fmnist_lightning.runs.options import PredictOptions
 
 KINDS = ["json", "csv"]
 IDX = "t10k-images-idx3-ubyte"
@@ -61,179 +60,381 @@ def rows(path: Path, kind: str) -> list[dict[str, str]]:
 
 
 def same_rows(first: bytes, second: bytes) -> bool:
-    """Whether all is equal but the last digit of probabilities, which a batch of another size may change."""
+    """Whether all is equal except the last digit of probabilities, which depends on the batch."""
     probability = re.compile(rb"0\.\d{4,6}")
     mine, other = (np.array([float(one) for one in probability.findall(text)]) for text in (first, second))
     return probability.sub(b"", first) == probability.sub(b"", second) and np.allclose(mine, other, atol=2e-6)
 
 
 @pytest.fixture
-def whole(program: Program, pictures: Path, tmp_path: Path) -> Callable[[str], bytes]:
+def whole(program: Program, pictures: Path, tmp_path: Path) -> Callable[[str], Path]:
     """The one part of a prediction by one process."""
 
-    def predicted(kind: str) -> bytes:
+    def predicted(kind: str) -> Path:
         folder = tmp_path / f"whole_{kind}"
-        if not folder.exists():
-            status, output = program(predict, *options(pictures, folder, kind))
-            assert status == 1, output
-            assert "1 of the pictures could not be read" in output
-        return (folder / Share(1, 1).part(kind)).read_bytes()
+        status, output = program(predict, *options(pictures, folder, kind))
+        assert (status, "cannot read 1 of the pictures" in output) == (1, True), output
+        return folder / Shard(1, 1).part(kind)
 
     return predicted
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_file_has_a_row_for_each_image_and_each_fault(
-    pictures: Path, whole: Callable[[str], bytes], tmp_path: Path, kind: str
-) -> None:
-    whole(kind)
-    told = rows(tmp_path / f"whole_{kind}" / Share(1, 1).part(kind), kind)
-    assert len(told) == 7 + 5
-    assert [row["file"] for row in told if row.get("error")] == [str(pictures / "broken.png")]
-    assert [row["file"] for row in told if "idx" in row["file"]] == [f"{pictures / IDX}[{index}]" for index in range(5)]
+def unfinished(part: Path, content: bytes) -> Path:
+    """Turn a complete part into one that a kill has left with this content."""
+    part.unlink(missing_ok=True)
+    partial = part.with_name(part.name + shards.PARTIAL)
+    partial.write_bytes(content)
+    return partial
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("world_size", [2, 3, 9])
-def test_shares_joined_are_what_one_process_writes(
-    program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], bytes], world_size: int, kind: str
+def test_part_has_a_row_for_each_image_and_fault(pictures: Path, whole: Callable[[str], Path], kind: str) -> None:
+    found = rows(whole(kind), kind)
+    assert len(found) == 7 + 5
+    assert [row["file"] for row in found if row.get("error")] == [str(pictures / "broken.png")]
+    in_idx = [row["file"] for row in found if "idx" in row["file"]]
+    assert in_idx == [f"{pictures / IDX}[{index}]" for index in range(5)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("total", [2, 9])
+def test_joined_shards_equal_one_process(
+    program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], Path], total: int, kind: str
 ) -> None:
-    """Also where there are more processes than files."""
-    for number in range(1, world_size + 1):
-        program(predict, *options(pictures, tmp_path / "parts", kind, "--share", f"{number}/{world_size}"))
+    """Also if there are more shards than files."""
+    for number in range(1, total + 1):
+        program(predict, *options(pictures, tmp_path / "parts", kind, "--shard", f"{number}/{total}"))
     status, output = program(join, "--folder", tmp_path / "parts", "--file", tmp_path / "joined")
     assert status == 0, output
-    assert same_rows((tmp_path / "joined").read_bytes(), whole(kind))
+    assert same_rows((tmp_path / "joined").read_bytes(), whole(kind).read_bytes())
     assert "12 rows of 8 files" in output
     assert "broken.png: " in output
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_process_that_was_killed_after_any_byte_goes_on(
-    program: Program,
-    pictures: Path,
-    tmp_path: Path,
-    whole: Callable[[str], bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
+def test_process_killed_after_any_byte_resumes(
+    program: Program, pictures: Path, whole: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Each cut of the file that a kill may leave; no image is classed twice."""
-    classed: list[int] = []
+    """No image is classified twice."""
+    part = whole(kind)
+    content = part.read_bytes()
+    classified: list[int] = []
     rows_of = bulk.rows_of
-    monkeypatch.setattr(bulk, "rows_of", lambda chosen, *rest: classed.append(len(chosen)) or rows_of(chosen, *rest))
-    content, folder = whole(kind), tmp_path / f"whole_{kind}"
-    part = folder / Share(1, 1).part(kind)
-    read = shares.rows_in
-    for size in range(0, len(content), 127):
-        part.unlink()
-        partial = part.with_name(part.name + shares.PARTIAL)
-        partial.write_bytes(content[:size])
-        before = len(list(read(partial, kind)))
-        classed.clear()
-        assert program(predict, *options(pictures, folder, kind))[0] == 1
+    monkeypatch.setattr(bulk, "rows_of", lambda chosen, *rest: classified.append(len(chosen)) or rows_of(chosen, *rest))
+    for size in range(0, len(content), 251):
+        before = len(list(shards.rows_in(unfinished(part, content[:size]), kind)))
+        classified.clear()
+        assert program(predict, *options(pictures, part.parent, kind))[0] == 1
         assert same_rows(part.read_bytes(), content), size
-        assert sum(classed) + before in (11, 12), size  # the broken file is among those before, or not
+        assert sum(classified) + before in (11, 12), size  # the broken file is among those before, or not
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "does not exist"),
-        (idx_file(1, 2, 3)[:-1], "holds 2,367 bytes"),
-        (pack(idx_file(1, 2, 3)[:1000]), "ends in image 1"),
+        (None, "not exist"),
+        (idx_file(1, 2, 3)[:-1], "2,367 bytes"),
+        (pack(idx_file(1, 2, 3)[:1000]), "image 1"),
         (idx_file(1), "holds only 1"),
-        (b"GIF89a", "holds no IDX data"),
+        (b"GIF89a", "begins with"),
     ],
     ids=["gone", "cut", "packed and cut", "shorter", "another kind"],
 )
-def test_an_idx_file_that_changed_after_a_kill_loses_no_row_behind_it(
+def test_idx_file_changed_after_a_kill_loses_no_row(
     program: Program, pictures: Path, tmp_path: Path, kind: str, content: bytes | None, reason: str
 ) -> None:
-    """Its fault and the pictures behind it were once taken for images that were done."""
+    """Its fault and the pictures after it were once taken for images that were done."""
     names = [pictures / "a.png", pictures / IDX, pictures / "b,c.png"]
     command = [predict, *names, *options(pictures / 'quo"te.png', tmp_path / "parts", kind)]
     assert program(*command)[0] == 0
-    part = tmp_path / "parts" / Share(1, 1).part(kind)
+    part = tmp_path / "parts" / Shard(1, 1).part(kind)
     before = rows(part, kind)
     lines = part.read_bytes().splitlines(keepends=True)
-    part.rename(partial := part.with_name(part.name + shares.PARTIAL))
-    partial.write_bytes(b"".join(lines[:-5]))  # of five images two are done, and nothing behind them
+    unfinished(part, b"".join(lines[:-5]))  # two of the five images are done
     names[1].unlink()
     if content is not None:
         names[1].write_bytes(content)
     status, output = program(*command)
-    assert (status, f"{IDX}: has changed since 2 of its images were done: {reason}" in output) == (1, True), output
-    told = [row["file"] for row in rows(part, kind)]
-    assert told == [row["file"] for row in [*before[:3], {"file": str(names[1])}, *before[-2:]]]
+    assert (status, "has changed since 2" in output, reason in output) == (1, True, True), output
+    found = [row["file"] for row in rows(part, kind)]
+    assert found == [row["file"] for row in [*before[:3], {"file": str(names[1])}, *before[-2:]]]
 
 
-def test_only_images_that_are_still_there_are_taken_for_done(pictures: Path) -> None:
-    """A damaged file tells its damage as if nobody had been killed; a picture is none of an IDX file's images."""
+def test_read_remaining_skips_only_images_that_are_there(pictures: Path) -> None:
     (pictures / IDX).write_bytes(pack(idx_file(1, 2, 3)[:-1]))
     names = [str(pictures / IDX), str(pictures / "broken.png")]
-    whole = list(sources.read_all(names))
+    expected = list(inputs.read_all(names))
     for done in range(3):
-        rest = list(sources.read_behind(iter(names), done))
+        rest = list(inputs.read_remaining(names, done))
         assert [result.name for result in rest] == [f"{names[0]}[0]", f"{names[0]}[1]", *names][done:]
-        assert rest[-2:] == whole[-2:]
-    [fault] = sources.read_behind(iter([str(pictures / "a.png")]), 1)
-    assert fault == (str(pictures / "a.png"), "has changed since 1 of its images were done: is one picture")
+        assert rest[-2:] == expected[-2:]
+    [fault] = inputs.read_remaining([str(pictures / "a.png")], 1)
+    assert (fault.name, "is one picture" in fault.reason) == (str(pictures / "a.png"), True)
 
 
-def test_an_idx_file_without_images_has_a_row_too(program: Program, pictures: Path, tmp_path: Path) -> None:
+def test_idx_file_without_images_has_a_row(program: Program, pictures: Path, tmp_path: Path) -> None:
     (pictures / IDX).write_bytes(idx_file())
     status, output = program(predict, *options(pictures, tmp_path / "parts"))
-    assert (status, f"{IDX}: holds no images" in output) == (1, True), output
+    assert (status, f"{IDX}: it holds no images" in output) == (1, True), output
 
 
-def test_shares_are_the_list_and_differ_by_one_at_most() -> None:
+def test_shards_cover_the_list_and_differ_by_one_file() -> None:
     for files in (0, 1, 7, 100):
         for total in (1, 2, 3, 11):
-            bounds = [Share(number, total).of(files) for number in range(1, total + 1)]
+            bounds = [Shard(number, total).of(files) for number in range(1, total + 1)]
             assert [index for start, end in bounds for index in range(start, end)] == list(range(files))
             assert max(end - start for start, end in bounds) - min(end - start for start, end in bounds) <= 1
-    assert parse_share("2/3") == Share(2, 3)
+    assert parse_shard("2/3") == Shard(2, 3)
     for wrong in ("2", "0/3", "4/3", "a/b", "1/2/3", ""):
-        with pytest.raises(UserError, match="is no share"):
-            parse_share(wrong)
+        with pytest.raises(UserError, match="--shard"):
+            parse_shard(wrong)
 
 
-def test_ranks_take_shares_by_what_their_launcher_says(
-    pictures: Path, tmp_path: Path, whole: Callable[[str], bytes]
+@pytest.mark.parametrize("name", ["out", "new/out"])
+@pytest.mark.parametrize("pattern", ["*", "**", "**/*.json"])
+def test_output_is_no_input_when_the_command_is_repeated(
+    program: Program, pictures: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, name: str
 ) -> None:
-    """A file that can't be read ends none of them: its row says so, and joining names it."""
+    monkeypatch.chdir(pictures)
+    command = (predict, pattern, *options(pictures / "a.png", Path(name)))
+    assert program(*command)[0] == 1
+    part = Path(name) / Shard(1, 1).part("json")
+    content = part.read_bytes()
+    assert b"part-" not in content
+    assert PLAN.encode() not in content
+    unfinished(part, b"".join(content.splitlines(keepends=True)[:1]))
+    assert program(*command)[0] == 1
+    assert part.read_bytes() == content
+
+
+def test_ranks_take_their_shards(pictures: Path, tmp_path: Path, whole: Callable[[str], Path]) -> None:
+    """A file that can't be read ends no rank."""
     statuses, outputs = run_ranks(tmp_path, predict, options(pictures, tmp_path / "parts", "csv"), world_size=3)
     assert statuses == [0, 0, 0], outputs
-    parts = sorted((tmp_path / "parts").glob("part-*"))
-    contents = [part.read_bytes() for part in parts]
+    contents = [part.read_bytes() for part in sorted((tmp_path / "parts").glob("part-*"))]
     header = contents[0].splitlines(keepends=True)[0]
-    assert same_rows(contents[0] + b"".join(content.removeprefix(header) for content in contents[1:]), whole("csv"))
+    joined = contents[0] + b"".join(content.removeprefix(header) for content in contents[1:])
+    assert same_rows(joined, whole("csv").read_bytes())
 
 
-def test_a_killed_process_is_started_again_and_each_file_has_its_row(tmp_path: Path) -> None:
+def test_killed_processes_resume_with_a_row_for_each_file(program: Program, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     Image.fromarray(np.arange(10_000, dtype=np.uint8).reshape(100, 100)).save(folder / "0000.png")
-    for number in range(1, 4000):
+    for number in range(1, 3000):
         os.link(folder / "0000.png", folder / f"{number:04d}.png")
-    words = [sys.executable, ROOT / "scripts" / "predict.py", folder, "--output", tmp_path / "parts"]
-    with started(*words, "--format", "csv", "--devices", 3, "--batch_size", 20, "--accelerator", "cpu") as program:
+    words = [folder, "--output", tmp_path / "parts", "--format", "csv", "--batch_size", 10, "--accelerator", "cpu"]
+    with started(sys.executable, ROOT / "scripts" / "predict.py", *words, "--devices", 2) as process:
         [begun, *_] = wait_for(
-            lambda: [path for path in tmp_path.glob("parts/*.partial") if path.stat().st_size > 2000]
+            lambda: [path for path in tmp_path.glob("parts/*.partial") if path.stat().st_size > 1000]
         )
-        victim = ranks_of(program.pid)[int(begun.name[5:10]) - 1]
+        victim = ranks_of(process.pid)[int(begun.name[5:10]) - 1]
         os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: victim not in (ranks := ranks_of(program.pid)) and len(ranks) == 3)
-        survivors, size = ranks_of(program.pid), begun.stat().st_size
+        wait_for(lambda: victim not in (ranks := ranks_of(process.pid)) and len(ranks) == 2)
+        survivors, size = ranks_of(process.pid), begun.stat().st_size
         wait_for(lambda: begun.stat().st_size > size)
-        program.kill()  # and then the one that has started them
-        output, _ = program.communicate(timeout=100)
+        process.kill()  # the launching process, too
+        output, _ = process.communicate(timeout=100)
         wait_for(lambda: all(map(has_ended, survivors)))
-    assert begun.exists()  # so it did not end by itself
-    assert "was killed by SIGKILL, and the others were ended; all are started again" in output
-    with started(*words, "--format", "csv", "--devices", 3, "--accelerator", "cpu") as program:
-        output, _ = program.communicate(timeout=100)
-    assert program.returncode == 0, output
+    assert begun.exists()  # it was not finished
+    assert "SIGKILL" in output
+    for number in (1, 2):
+        assert program(predict, *words, "--batch_size", 256, "--shard", f"{number}/2")[0] == 0
     files = [row["file"] for part in sorted((tmp_path / "parts").glob("*.csv")) for row in rows(part, "csv")]
-    assert files == [str(folder / f"{number:04d}.png") for number in range(4000)]
+    assert files == [str(folder / f"{number:04d}.png") for number in range(3000)]
+
+
+def test_launching_process_reports_faults_of_all_parts(
+    program: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(processes: int, **_: object) -> None:
+        chosen = PredictOptions([str(pictures)], output=str(tmp_path / "parts"), format="csv", accelerator="cpu")
+        for number in range(1, processes + 1):
+            bulk.write_shard(chosen, Shard(number, processes), None)
+
+    monkeypatch.setattr(bulk, "launch", launch)
+    status, output = program(predict, *options(pictures, tmp_path / "parts", "csv", "--devices", 2))
+    assert (status, "broken.png" in output, "2 of 2 parts of 8 files" in output) == (1, True, True), output
+
+
+def test_second_process_on_a_shard_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    part = Part(tmp_path / "parts", Shard(1, 1), "json", "")
+    part.path.parent.mkdir()
+    with part.locked():
+        status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert (status, "another process" in output) == (1, True), output
+
+
+def test_resuming_with_other_options_or_files_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    assert program(predict, *options(pictures, tmp_path / "parts"))[0] == 1
+    for changed, message in (
+        (["--top_k", 3], "top_k 1, now 3"),
+        (["--shard", "1/2"], "shards 1, now 2"),
+        (["--tta", "true"], "tta False, now True"),
+        (["--invert", "never"], "invert auto, now never"),
+    ):
+        status, output = program(predict, *options(pictures, tmp_path / "parts", "json", *changed))
+        assert (status, message in output) == (1, True), output
+    (pictures / "new.png").write_bytes(b"")
+    assert "files 8, now 9" in program(predict, *options(pictures, tmp_path / "parts"))[1]
+
+
+def test_file_added_during_prediction_is_noticed(
+    program: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else shards that were started before and after would differ."""
+
+    def late(*arguments: object) -> object:
+        (pictures / "0.png").write_bytes(b"new")
+        return rows_of(*arguments)
+
+    rows_of = bulk.rows_of
+    monkeypatch.setattr(bulk, "rows_of", late)
+    status, output = program(predict, *options(pictures, tmp_path / "parts"))
+    assert (status, "files have changed" in output) == (1, True), output
+    assert not list((tmp_path / "parts").glob("part-*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--format", "table"], "table"),
+        (["--save_inputs", "x"], "--save_inputs"),
+        (["--shard", "1/2", "--devices", 2], "--devices 2"),
+        (["--shard", "3/2"], "--shard 3/2"),
+    ],
+)
+def test_options_that_do_not_go_with_output_are_refused(
+    program: Program, pictures: Path, tmp_path: Path, arguments: list[object], word: str
+) -> None:
+    for images, reason in ((pictures, word), ("-", "standard input")):
+        given = arguments if images == pictures else []
+        status, output = program(predict, *options(images, tmp_path / "parts"), *given)
+        assert (status, reason in output, (tmp_path / "parts").exists()) == (1, True, False), output
+
+
+def test_folder_with_other_files_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    status, output = program(predict, *options(pictures, tmp_path / "mine"))
+    assert (status, "other files" in output) == (1, True), output
+    assert [path.name for path in (tmp_path / "mine").glob("[!.]*")] == ["letter.txt"]
+
+
+def test_damaged_part_is_not_resumed(pictures: Path, whole: Callable[[str], Path]) -> None:
+    part = whole("json")
+    lines = part.read_bytes().splitlines(keepends=True)
+    chosen = PredictOptions([str(pictures)], output=str(part.parent), format="json", accelerator="cpu")
+    for content in (lines[1], b"[]\n", b"".join(lines) + lines[0]):
+        unfinished(part, content)
+        with pytest.raises(UserError, match=r"part-00001.*delete it"):
+            bulk.write_shard(chosen, Shard(1, 1), None)
+
+
+def plan(**changed: object) -> str:
+    """A plan of two parts without rows."""
+    return json.dumps({"files": 0, "list": "e3b0c442", "shards": 2, "format": "csv", **changed})
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{}", "files null, format null, list null, shards null"),
+        ("[", "damaged"),
+        ("[]", "files null"),
+        (plan(shards="2"), 'shards "2"'),
+        (plan(shards=0), "shards 0"),
+        (plan(shards=True), "shards true"),
+        (plan(files=-1), "files -1"),
+        (plan(files=2.0, list=None), "files 2.0, list null"),
+        (plan(format="xml"), 'format "xml"'),
+        (plan(format=["csv"]), 'format ["csv"]'),
+    ],
+)
+def test_damaged_plan_is_named(program: Program, pictures: Path, tmp_path: Path, content: str, word: str) -> None:
+    (tmp_path / PLAN).write_text(content)
+    for arguments in (
+        (join, "--folder", tmp_path, "--file", tmp_path / "joined"),
+        (predict, *options(pictures, tmp_path)),
+    ):
+        status, output = program(*arguments)
+        assert (status, PLAN in output, word in output) == (1, True, True), output
+
+
+ROWS = {"json": b'{"file": "%s.png", "label": 1}\n', "csv": b"%s.png,1,\n"}
+HEADERS = {"json": b"", "csv": b"file,label,error\n"}
+
+
+@pytest.fixture(params=ROWS)
+def parts(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
+    """Two parts of three files."""
+    folder, kind = tmp_path / "parts", request.param
+    folder.mkdir()
+    (folder / PLAN).write_text(plan(files=3, format=kind))
+    paths = [folder / Shard(number, 2).part(kind) for number in (1, 2)]
+    for path, names in zip(paths, ([b"a"], [b"b", b"c"]), strict=True):
+        path.write_bytes(HEADERS[kind] + b"".join(ROWS[kind] % name for name in names))
+    return paths
+
+
+def assert_not_joined(program: Program, folder: Path, word: str) -> None:
+    status, output = program(join, "--folder", folder, "--file", folder.parent / "joined")
+    assert (status, word in output) == (1, True), output
+    assert not list(folder.parent.glob("*joined*"))
+
+
+def test_join_writes_into_the_same_folder(program: Program, parts: list[Path]) -> None:
+    joined = parts[0].with_name("joined")
+    assert program(join, "--folder", joined.parent, "--file", joined) == (0, f"{joined}: 3 rows of 3 files\n")
+    kind = parts[0].suffix[1:]
+    assert joined.read_bytes() == b"".join([HEADERS[kind], *(ROWS[kind] % name for name in (b"a", b"b", b"c"))])
+
+
+def test_join_does_not_overwrite_parts(program: Program, parts: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(parts[0].parent)
+    before = {path: path.read_bytes() for path in parts[0].parent.iterdir()}
+    for name in (PLAN, parts[0].name, parts[1].name):
+        for file in (parts[0].parent / name, tmp_path / "link" / ".." / "parts" / name, tmp_path / "link" / name):
+            status, output = program(join, "--folder", parts[0].parent, "--file", file)
+            assert (status, f"--file {file}" in output) == (1, True), output
+    assert {path: path.read_bytes() for path in parts[0].parent.iterdir()} == before
+
+
+def test_join_refuses_missing_parts(program: Program, parts: list[Path], tmp_path: Path) -> None:
+    parts[1].unlink()
+    assert_not_joined(program, parts[0].parent, f"1 of 2 parts are missing, the first of them {parts[1].name}")
+    (tmp_path / "parts" / PLAN).unlink()
+    assert_not_joined(program, parts[0].parent, f"{PLAN} is missing")
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_join_refuses_damaged_parts(program: Program, parts: list[Path], damaged: int) -> None:
+    part, is_csv = parts[damaged], parts[0].suffix == ".csv"
+    content = part.read_bytes()
+    without_last_row = b"".join(content.splitlines(keepends=True)[:-1])
+    for damage, reason in (
+        (content[:-1], "ends within a row"),
+        (content[:-5], "ends within a row"),
+        (without_last_row, f"has {damaged} rows for {damaged + 1} files"),
+        (b"", "does not begin with the header" if is_csv else "has 0 rows"),
+        (without_last_row + b'"short"\n', f"row {damaged + 1} is damaged"),
+    ):
+        part.write_bytes(damage)
+        assert_not_joined(program, part.parent, f"{part}: ")
+        assert_not_joined(program, part.parent, reason)
+
+
+def test_join_refuses_parts_with_other_columns(program: Program, parts: list[Path]) -> None:
+    parts[1].write_bytes(b"file,error\nb.png,\nc.png,\n")
+    assert_not_joined(program, parts[1].parent, f"{parts[1]}: ")
+
+
+@pytest.mark.timeout(30)
+def test_join_finds_a_stray_quote_in_linear_time(program: Program, tmp_path: Path) -> None:
+    """It makes one row of all that follow. Counting its quotes anew for each line took minutes."""
+    part = tmp_path / "parts" / Shard(1, 1).part("csv")
+    part.parent.mkdir()
+    (part.parent / PLAN).write_text(plan(files=99_999, shards=1))
+    part.write_bytes(HEADERS["csv"] + b'"' + ROWS["csv"] % b"a" * 99_999)
+    assert_not_joined(program, part.parent, "ends within a row")

@@ -236,10 +236,11 @@ def test_example_in_readme_runs_and_package_imports_fast(boot: Path) -> None:
     lines = example((ROOT / "README.md").read_text(encoding="utf-8"))
     assert lines == example(str(classifier.__doc__))
     assert lines.count("\n") == 3
-    light = "import sys, fmnist_lightning; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()\n"
+    before = "import sys, fmnist_lightning; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()\n"
+    after = "import fmnist_lightning.predict.predict; assert not {'lightning', 'torchvision'} & sys.modules.keys()\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-c", light + lines],
+        [sys.executable, "-c", before + lines + after],
         cwd=boot.parent,
         env=environment,
         capture_output=True,
