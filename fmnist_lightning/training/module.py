@@ -20,11 +20,11 @@ from fmnist_lightning.training.optim import OPTIMIZERS, one_cycle
 
 
 class Classifier(L.LightningModule):
-    """A net that is trained with cross-entropy, with an optimizer and a learning rate schedule by name.
+    """A net of MODELS that is trained with cross-entropy by an optimizer of OPTIMIZERS.
 
-    Once an epoch it logs the loss and all of METRICS for validation and test, the loss and accuracy for training. The
-    latter are those of the training steps themselves: with dropout and augmentation, while the weights change. If
-    images are blended, the label of the larger part counts.
+    It logs once an epoch: the loss and all METRICS in validation and test, the loss and accuracy in training. Those of
+    training come from the training steps themselves: with dropout and augmentation, while the weights change. If images
+    are blended, the label with the larger share counts.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class Classifier(L.LightningModule):
         metrics.update(logits, batch.labels, batch.indices)
         return logits
 
-    # An interrupted epoch leaves outputs behind. Lightning does not call the first hook if it resumes in an epoch.
+    # These drop the outputs of an interrupted epoch. Lightning skips the first hook if it resumes in the middle of an
+    # epoch, so that the first half counts.
 
     def on_train_epoch_start(self) -> None:
         self.train_metrics.reset()
