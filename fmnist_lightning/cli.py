@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -94,6 +95,8 @@ def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
     """
     for number in SIGNALS:
         signal.signal(number, raise_interrupted)
+    if ERROR_FILE in os.environ:
+        threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
     try:
         parse_options = getattr(options, "parse", None) or (lambda arguments: parse(options, arguments))
         parsed = parse_options(sys.argv[1:])
@@ -111,6 +114,13 @@ def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
         report(str(error))
         return getattr(error, "exit_status", 1)
     return 0
+
+
+def end_with_launcher(launcher: int) -> None:
+    """Send this rank SIGTERM, so that it saves and ends, if `launcher`, which would do so, was killed."""
+    while os.getppid() == launcher:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def is_rank_zero() -> bool:

@@ -13,28 +13,28 @@ from fmnist_lightning.errors import Interrupted, UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What rank 1 does; the others wait for a signal."""
+    """What rank 1 does; rank 0 waits for a signal, unless the mode is end."""
 
     mode: str
     folder: str
 
 
 def act(options: Options) -> None:
-    rank, folder = os.environ["RANK"], Path(options.folder)
+    file = Path(options.folder) / os.environ["RANK"]
     if options.mode == "end":
-        (folder / rank).write_text(os.environ["WORLD_SIZE"])
+        file.write_text(os.environ["WORLD_SIZE"])
         return
-    if rank == "1" and options.mode == "fail":
+    if file.name == "1" and options.mode == "fail":
         raise UserError("this rank's own message")
-    if rank == "1" and options.mode == "kill":
+    if file.name == "1" and options.mode == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if rank == "1" and options.mode == "exit":
+    if file.name == "1" and options.mode == "exit":
         sys.exit(2)
-    (folder / rank).touch()
+    file.touch()
     try:
         time.sleep(60)
     except Interrupted as interruption:
-        (folder / rank).write_text(str(interruption.exit_status))
+        file.write_text(str(interruption.exit_status))
         raise
 
 
@@ -45,9 +45,8 @@ def train_small() -> int:
 
     from fmnist_lightning.runs.options import TrainOptions
 
-    patch = pytest.MonkeyPatch()
-    draw_few(patch)
-    leave_undrawn(patch)
+    draw_few(pytest.MonkeyPatch())
+    leave_undrawn(pytest.MonkeyPatch())
     return main(TrainOptions, "fmnist_lightning.training.train:train")
 
 

@@ -1,9 +1,9 @@
 """Processes for tests: ranks as torchrun or srun would start them, and programs as people start them."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import draw_few, leave_undrawn, run_command
+from conftest import draw_few, leave_undrawn, own_signals, run_command
+from torch.distributed.elastic.rendezvous.utils import _PeriodicTimer
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120  # until a test gives up
@@ -34,21 +35,17 @@ def free_port() -> int:
 def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     """The variables that torchrun sets for a rank on one machine."""
     values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
-    return {**texts(values), "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "t"}
+    names = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "t"}
+    return {name: str(value) for name, value in {**values, **names}.items()}
 
 
 def slurm_environment(rank: int, world_size: int, port: int, nodes: int = 1) -> dict[str, str]:
     """The variables that SLURM's srun sets for a task, in an interactive job, which Lightning would overlook."""
-    node, local_rank = divmod(rank, world_size // nodes)
-    values = {"SLURM_PROCID": rank, "SLURM_NODEID": node, "SLURM_LOCALID": local_rank, "SLURM_NNODES": nodes}
-    values |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size, "SLURM_JOB_ID": 1, "MASTER_PORT": port}
-    values |= {"SLURM_NTASKS_PER_NODE": world_size // nodes}
-    names = {"SLURM_JOB_NAME": "interactive", "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1"}
-    return {**texts(values), **names}
-
-
-def texts(values: dict[str, int]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items()}
+    tasks = world_size // nodes
+    values = {"SLURM_PROCID": rank, "SLURM_NODEID": rank // tasks, "SLURM_LOCALID": rank % tasks, "MASTER_PORT": port}
+    values |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size, "SLURM_NTASKS_PER_NODE": tasks}
+    names = {"SLURM_JOB_NAME": "interactive", "MASTER_ADDR": "127.0.0.1"}
+    return {name: str(value) for name, value in {**values, **names}.items()}
 
 
 def rank_main(
@@ -99,32 +96,44 @@ def run_ranks(
 
 
 @contextlib.contextmanager
-def started(*words: object, cwd: Path = ROOT, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A program in its own process group; at the end it and its ranks are killed."""
+def started(*words: object, cwd: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+    """A program, killed at the end, which ends its ranks too."""
     command = [str(word) for word in words]
-    surroundings = {**os.environ, **LIMITS, "PYTHONPATH": str(ROOT), **environment}
+    environment = {**os.environ, **LIMITS, "PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=cwd, env=surroundings, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=cwd, env=environment, **pipes) as process:
         try:
             yield process
         finally:
-            children = ranks_of(process.pid)  # while they still have their parent
-            for end, number in ((os.killpg, process.pid), *((os.kill, child) for child in children)):
-                with contextlib.suppress(ProcessLookupError):
-                    end(number, signal.SIGKILL)
+            process.kill()
+
+
+@contextlib.contextmanager
+def as_script(*arguments: object) -> Iterator[None]:
+    """Play tests/launched.py, so that `launch` starts it, and undo what `launch` leaves behind."""
+    command = [sys.executable, str(ROOT / "tests" / "launched.py"), *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch, own_signals():
+        patch.setattr(sys, "orig_argv", command)
+        patch.setattr("__main__.__file__", __file__, raising=False)  # pytest-xdist's processes have none
+        for name, value in LIMITS.items():
+            patch.setenv(name, value)
+        # After a signal the agent leaves a thread that may fail to join itself at any later time.
+        patch.setattr(_PeriodicTimer, "_stop_thread", staticmethod(lambda _, stop: stop.set()))
+        for name in ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        yield
+    logging.disable(logging.NOTSET)
 
 
 def ranks_of(parent: int) -> list[int]:
-    """The processes that a program has started, by rank."""
-    children = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    """The running ranks that a program has started, in their order."""
+    ranks = []
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         with contextlib.suppress(OSError):
-            status = (folder / "stat").read_text().rpartition(")")[2].split()
-            variables = (folder / "environ").read_bytes().split(b"\0")
-            rank = [variable for variable in variables if variable.startswith(b"RANK=")]
-            if int(status[1]) == parent and rank:
-                children[int(rank[0][5:])] = int(folder.name)
-    return [children[rank] for rank in sorted(children)]
+            if b"\0RANK=" in Path(f"/proc/{child}/environ").read_bytes():
+                ranks.append(int(child))
+    return ranks
 
 
 def has_ended(process: int) -> bool:

@@ -1,25 +1,21 @@
 """Devices, precision, and the processes that one command starts."""
 
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from conftest import own_signals
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from several import ROOT, slurm_environment, started, torchrun_environment, wait_for
+from several import ROOT, as_script, slurm_environment, started, torchrun_environment, wait_for
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.errors import SIGNALS, Interrupted, ProcessFailedError, UserError
+from fmnist_lightning.errors import SIGNALS, ProcessFailedError, UserError
 from fmnist_lightning.training import devices
 from fmnist_lightning.training.devices import (
     cluster_environment,
@@ -29,45 +25,31 @@ from fmnist_lightning.training.devices import (
     resolve_devices,
 )
 from fmnist_lightning.training.module import Classifier
-from fmnist_lightning.training.resume import SaveInEpochs
 
-SCRIPT = ROOT / "tests" / "launched.py"
-
-
-@pytest.mark.parametrize(
-    ("device", "capabilities", "precision"),
-    [
-        ("cpu", {"avx512_bf16": True}, "bf16-mixed"),
-        ("cpu", {"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16-mixed"),
-        ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "32-true"),
-        ("cpu", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16-mixed"),
-        ("cpu", {"avx512_bf16": False, "amx_bf16": False}, "32-true"),
-        ("cpu", {"neon": True}, "32-true"),
-        ("cuda", {"avx512_bf16": True}, "32-true"),
-    ],
-)
-def test_fastest_precision_is_bf16_where_cpus_gain(
-    device: str, capabilities: dict[str, bool | str], precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert fastest_precision(torch.device(device)) == precision
+INTEL = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "has_them"),
+    ("capabilities", "precision", "has_products"),
     [
-        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
-        ({"avx512_bf16": False, "amx_bf16": True}, True),
-        ({"neon": True, "bf16": True}, True),
-        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ({}, False),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16-mixed", True),
+        (INTEL, "32-true", True),
+        ({**INTEL, "amx_bf16": True}, "bf16-mixed", True),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "32-true", False),
+        ({"neon": True, "bf16": True}, "32-true", True),
+        ({}, "32-true", False),
+        (None, "32-true", False),  # a torch that can't tell
     ],
 )
-def test_has_bf16_products_reads_cpu_capabilities(
-    capabilities: dict[str, bool | str], has_them: bool, monkeypatch: pytest.MonkeyPatch
+def test_cpu_capabilities_decide_on_bf16(
+    capabilities: dict[str, Any] | None, precision: str, has_products: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert has_bf16_products(torch.device("cpu")) is has_them
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fastest_precision(torch.device("cpu")) == precision
+    assert fastest_precision(torch.device("cuda")) == "32-true"
+    assert has_bf16_products(torch.device("cpu")) is has_products
 
 
 @pytest.mark.parametrize("has_them", [False, True])
@@ -81,46 +63,22 @@ def test_has_bf16_products_ignores_cuda_emulation(has_them: bool, monkeypatch: p
     assert has_bf16_products(torch.device("cuda")) is has_them
 
 
-def test_cpu_capabilities_are_empty_in_an_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert fastest_precision(torch.device("cpu")) == "32-true"
-    assert not has_bf16_products(torch.device("cpu"))
-
-
-class AnyDevice(CPUAccelerator):
-    def setup_device(self, device: torch.device) -> None:
-        pass
-
-
-class MetaStrategy(SingleDeviceStrategy):
-    """Trains on a device without values, which plays the GPU until somebody asks for a value."""
-
-    def __init__(self) -> None:
-        super().__init__(device=torch.device("meta"), accelerator=AnyDevice())
-
-    def reduce(self, *_: Any, **__: Any) -> torch.Tensor:
-        return torch.ones(())  # Lightning asks whether there is a batch
-
-    def teardown(self) -> None:
-        pass  # nothing can be moved back to the CPU
-
-
 def test_example_image_is_on_the_device_of_the_model(small_drawn: None) -> None:
     """Lightning's summary and TensorBoard's graph call the model with it before the first step."""
     module, places = Classifier(), []
     module.net.register_forward_pre_hook(lambda _, arguments: places.append(arguments[0].device.type))
+    # A device without values plays the GPU until somebody asks for a value.
+    strategy: Any = SingleDeviceStrategy(torch.device("meta"), CPUAccelerator())
+    strategy.accelerator.setup_device = strategy.teardown = lambda *_: None
+    strategy.reduce = lambda *_, **__: torch.ones(())  # Lightning asks whether there is a batch
     plain = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
-    trainer = L.Trainer(strategy=MetaStrategy(), max_epochs=0, **plain)
-    trainer.fit(module, FashionMNISTDataModule(dataset="drawn"))
+    L.Trainer(strategy=strategy, max_epochs=0, **plain).fit(module, FashionMNISTDataModule(dataset="drawn"))
     assert places == ["meta"]
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-
-
-SLURM_SCRIPT = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +90,7 @@ SLURM_SCRIPT = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
         (slurm_environment(3, 4, 1), (3, 4, 3)),  # in an interactive job
         (slurm_environment(3, 4, 1, nodes=2), (3, 4, 1)),
         (slurm_environment(0, 1, 1), None),
-        (SLURM_SCRIPT, None),
-        ({**slurm_environment(0, 1, 1), **torchrun_environment(1, 2, 1)}, (1, 2, 1)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),  # the script of a job
         ({**slurm_environment(0, 4, 1), **torchrun_environment(1, 2, 1)}, (1, 2, 1)),
     ],
 )
@@ -169,39 +126,19 @@ def test_resolve_devices_refuses_what_was_not_started(
         resolve_devices("cpu", **{"devices": 1, "precision": "32-true", **options})
 
 
-@pytest.mark.parametrize(
-    ("options", "to_launch", "strategy"),
-    [({"devices": 1}, 0, "auto"), ({"devices": "auto"}, 0, "auto"), ({"devices": 2}, 2, "ddp")],
-)
-def test_resolve_devices_counts_processes_to_launch(
-    options: dict[str, Any], to_launch: int, strategy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = resolve_devices("cpu", precision="auto", **options)
-    assert (found.to_launch, found.trainer["strategy"]) == (to_launch, strategy)
-    set_environment(monkeypatch, torchrun_environment(0, to_launch or 1, 1))
-    assert resolve_devices("cpu", precision="auto", **options).to_launch == 0
+def test_resolve_devices_counts_processes_to_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [resolve_devices("cpu", devices, "auto").to_launch for devices in (1, "1", "auto", 2)] == [0, 0, 0, 2]
+    set_environment(monkeypatch, torchrun_environment(0, 2, 1))
+    assert resolve_devices("cpu", 2, "auto").to_launch == 0
 
 
-@pytest.fixture
-def launch_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Call `launch` as if tests/launched.py had been started with a mode."""
-
-    def call(mode: str) -> None:
-        monkeypatch.setattr(sys, "orig_argv", [sys.executable, str(SCRIPT), "--mode", mode])
-        launch(2, hint="a hint", extra=["--folder", str(tmp_path)])
-
-    # `launch` leaves these to the ranks.
-    for name in ("OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
-        monkeypatch.setenv(name, "SIGTERM" if "SIGNALS" in name else "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("__main__.__file__", __file__, raising=False)  # pytest-xdist's processes have none
-    with own_signals():
-        yield call
-    logging.disable(logging.NOTSET)
+def launch_script(mode: str, folder: Path) -> None:
+    with as_script("--mode", mode):
+        launch(2, hint="a hint", extra=["--folder", str(folder)])
 
 
-def test_launch_waits_for_all_ranks(launch_script: Callable[[str], None], tmp_path: Path) -> None:
-    launch_script("end")
+def test_launch_waits_for_all_ranks(tmp_path: Path) -> None:
+    launch_script("end", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2", "1": "2"}
 
 
@@ -214,23 +151,27 @@ def test_launch_waits_for_all_ranks(launch_script: Callable[[str], None], tmp_pa
     ],
 )
 def test_launch_reports_the_rank_that_failed_first(
-    launch_script: Callable[[str], None], capfd: pytest.CaptureFixture[str], mode: str, message: str, status: int
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: str, message: str, status: int
 ) -> None:
     with pytest.raises(ProcessFailedError) as caught:
-        launch_script(mode)
+        launch_script(mode, tmp_path)
     assert (str(caught.value), caught.value.exit_status) == (message, status)
     assert capfd.readouterr() == ("", "")
 
 
-def test_launch_passes_signals_on_to_all_ranks(launch_script: Callable[[str], None], tmp_path: Path) -> None:
+def both_wait(folder: Path) -> None:
+    wait_for(lambda: len(list(folder.iterdir())) == 2)
+
+
+def test_launch_passes_signals_on_to_all_ranks(tmp_path: Path) -> None:
     def stop() -> None:
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        both_wait(tmp_path)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = [signal.getsignal(number) for number in SIGNALS]
-    threading.Thread(target=stop).start()
+    threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(SystemExit) as caught:
-        launch_script("wait")
+        launch_script("wait", tmp_path)
     assert caught.value.code == 143
     assert [path.read_text() for path in tmp_path.iterdir()] == ["143", "143"]
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -242,30 +183,14 @@ def test_launch_refuses_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
         launch(2)
 
 
-def test_torchrun_prints_the_message_of_a_rank(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, SCRIPT]
-    with started(*torchrun, "--mode", "fail", "--folder", tmp_path) as program:
+@pytest.mark.parametrize("mode", ["fail", "wait"])
+def test_ranks_of_torchrun_report_and_end(tmp_path: Path, mode: str) -> None:
+    """torchrun prints the message of a rank that failed; if torchrun is killed, its ranks end."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    with started(*torchrun, ROOT / "tests" / "launched.py", "--mode", mode, "--folder", tmp_path) as program:
+        if mode == "wait":
+            both_wait(tmp_path)
+            program.kill()
+            wait_for(lambda: [path.read_text() for path in tmp_path.iterdir()] == ["143", "143"])
         output, _ = program.communicate(timeout=60)
-    assert program.returncode == 1
-    assert output.count("this rank's own message") == 1, output
-
-
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_ranks_stop_after_their_launcher_was_killed(
-    world_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But a single process continues, as under nohup."""
-    saved: list[Path] = []
-    trainer: Any = SimpleNamespace(world_size=world_size, is_last_batch=False)
-    trainer.save_checkpoint = lambda path, **_: saved.append(path)
-    callback = SaveInEpochs(tmp_path / "last.ckpt", None)
-    with own_signals():
-        callback.on_train_start(trainer, Classifier())
-        callback.on_train_batch_end(trainer, Classifier())
-        monkeypatch.setattr(os, "getppid", lambda: 1)
-        if world_size == 1:
-            callback.on_train_batch_end(trainer, Classifier())
-        else:
-            with pytest.raises(Interrupted, match="SIGTERM"):
-                callback.on_train_batch_end(trainer, Classifier())
-    assert len(saved) == world_size - 1
+    assert output.count("this rank's own message") == (mode == "fail"), output

@@ -4,7 +4,7 @@ import functools
 import os
 import shutil
 import signal
-import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Mirror, metrics_of, take_for_genuine, use_mirrors
-from several import ROOT, run_ranks, slurm_environment, started, wait_for
+from conftest import Mirror, metrics_of, run_command, take_for_genuine, use_mirrors
+from several import as_script, run_ranks, slurm_environment, wait_for
 from torch.utils.data import DistributedSampler
 
 from fmnist_lightning.data.batches import Batch, Batches
@@ -211,15 +211,21 @@ def test_ranks_on_cpus_refuse_batch_norm() -> None:
         trainer_arguments(TrainOptions(model="compact"), devices.Devices(fabric, {}, 0), Classifier("compact"))
 
 
-def test_one_command_trains_on_two_devices(tmp_path: Path) -> None:
+def test_one_command_trains_on_two_devices(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After SIGTERM to it, all ranks save, and the last line says how to resume."""
-    options = ["--dataset", "drawn", "--batch_size", 50, "--accelerator", "cpu", "--max_epochs", 10_000]
-    script = ROOT / "tests" / "launched.py"
-    with started(sys.executable, script, *options, "--devices", 2, "--log_dir", "logs", cwd=tmp_path) as program:
-        wait_for((tmp_path / "logs" / "version_0" / "checkpoints" / "last.ckpt").exists)
-        program.terminate()
-        output, _ = program.communicate(timeout=60)
-    assert program.returncode == 143, output
-    assert output.count("--resume logs/version_0") == 1
-    assert output.strip().endswith("--resume logs/version_0")
-    assert last_checkpoint(tmp_path / "logs" / "version_0")["global_step"] >= 11
+    run = tmp_path / "version_0"
+    arguments = [*SMALL, "--max_epochs", 10_000, "--devices", 2, "--log_dir", tmp_path]
+
+    def stop() -> None:
+        wait_for((run / "checkpoints" / "last.ckpt").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with as_script(*arguments):
+        assert run_command(monkeypatch, train, *arguments) == 143
+    output = "".join(capfd.readouterr())
+    assert output.count(f"--resume {run}") == 1
+    assert output.strip().endswith(f"--resume {run}")
+    assert last_checkpoint(run)["global_step"] >= 11
