@@ -286,7 +286,8 @@ class TuneOptions:
     space: str = path_option("recipes/search/tuned.yaml")
     """Which options to search, and between which values: a YAML file such as recipes/search/tuned.yaml."""
     trials: PositiveInt = 50
-    """Number of completed, pruned and failed trials in the study, those of earlier and of other processes included."""
+    """Number of completed, pruned and failed trials in the study, those of earlier and of other processes included.
+    Each further process can add one."""
     study: str = path_option(f"{LOG_DIR}/study")
     """Folder of the search: its database, a run folder for each trial, best.yaml and plots."""
     storage: str | None = None

@@ -33,10 +33,6 @@ RUN, ERROR = "run", "error"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def percent(accuracy: float) -> str:
-    return f"{100 * accuracy:.2f}%"
-
-
 def trial_counts(study: Study) -> str:
     """How many trials there are, by result."""
     trials = study.get_trials(deepcopy=False, states=COUNTED)
@@ -59,7 +55,7 @@ def write_best(study: Study, plan: Plan) -> Path:
     notice = teacher_notice(options)
     header = (
         f"The best recipe of a search: python scripts/train.py --config {shlex.quote(str(path))}",
-        f"{SCORE} {percent(best.values[0])} with seed {options.seed}, on {TITLES[options.dataset]}: "
+        f"{SCORE} {best.values[0]:.2%} with seed {options.seed}, on {TITLES[options.dataset]}: "
         f"trial {best.number} ({best.user_attrs[RUN]}) of {trial_counts(study)}.",
         "It was chosen on the validation split, so expect less of other seeds and images. The test set was not read.",
         *([f"{notice[0].upper()}{notice[1:]}."] if notice else []),
@@ -112,6 +108,6 @@ def write_results(study: Study, plan: Plan) -> None:
             with atomic_write(folder / f"{name}.png") as file:
                 figure.savefig(file, format="png", bbox_inches="tight")
             plt.close(figure)
-    print(f"\n{trial_counts(study)}; the best: {SCORE} {percent(study.best_value)}")
+    print(f"\n{trial_counts(study)}; the best: {SCORE} {study.best_value:.2%}")
     print(f"plots of the study: {folder}")
     print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")

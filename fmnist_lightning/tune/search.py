@@ -32,8 +32,8 @@ from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.runs.folders import LOCK
 from fmnist_lightning.runs.options import TrainOptions, TuneOptions, as_yaml
 from fmnist_lightning.training.train import train
-from fmnist_lightning.tune.results import COUNTED, ERROR, RUN, SCORE, percent, write_best, write_results
-from fmnist_lightning.tune.space import Plan, changed, recipe_parameters, suggest
+from fmnist_lightning.tune.results import COUNTED, ERROR, RUN, SCORE, write_best, write_results
+from fmnist_lightning.tune.space import Plan, changed, label, suggest, value_of
 
 # What a study is about, besides its space.
 COMPARED = (*TrainOptions.FIXED, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
@@ -109,9 +109,11 @@ class Search:
             check_same_search(self.study, plan)
             if not self.study.get_trials(deepcopy=False):
                 # The recipe itself comes first. A ValueError means that it lies outside the space.
-                first: dict[str, Any] = {"params": recipe_parameters(plan), "distributions": plan.space}
+                parameters = {name: label(value_of(plan.recipe, name)) for name in plan.space}
                 with contextlib.suppress(ValueError):
-                    self.study.add_trial(optuna.create_trial(state=TrialState.WAITING, **first))
+                    self.study.add_trial(
+                        optuna.create_trial(state=TrialState.WAITING, params=parameters, distributions=plan.space)
+                    )
 
     def run(self) -> None:
         """Run trials until the study has enough. Raises UserError if none can run, as on a full disk."""
@@ -174,7 +176,7 @@ class Search:
         """Print the result of a trial, and write the best recipe so far."""
         result = trial.user_attrs.get(ERROR, "pruned")
         if trial.state == TrialState.COMPLETE:
-            result = f"{SCORE} {percent(trial.values[0])}"
+            result = f"{SCORE} {trial.values[0]:.2%}"
             with self.lock:
                 write_best(study, self.plan)
         print(f"trial {trial.number}: {result}; {self.missing()} to go", flush=True)

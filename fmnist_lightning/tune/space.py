@@ -113,11 +113,6 @@ def label(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, tuple) else value
 
 
-def recipe_parameters(plan: Plan) -> dict[str, Any]:
-    """The parameters of the trial that trains by the recipe itself."""
-    return {name: label(value_of(plan.recipe, name)) for name in plan.space}
-
-
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
     """Let the study's sampler choose a value for each option in the space."""
     values: dict[str, Any] = {}
