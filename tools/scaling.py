@@ -5,7 +5,7 @@ import sys
 from typing import Any, NamedTuple
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.training.launching import usable_cores
+from fmnist_lightning.training.devices import usable_cores
 from tools.observe import PROGRAMS, observe
 from tools.speed_tables import origin
 

@@ -163,17 +163,18 @@ def both_wait(folder: Path) -> None:
     wait_for(lambda: len(list(folder.iterdir())) == 2)
 
 
-def test_launch_passes_signals_on_to_all_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_launch_passes_signals_on_to_all_ranks(tmp_path: Path, number: signal.Signals) -> None:
     def stop() -> None:
         both_wait(tmp_path)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     before = [signal.getsignal(number) for number in SIGNALS]
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(SystemExit) as caught:
         launch_script("wait", tmp_path)
-    assert caught.value.code == 143
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["143", "143"]
+    assert caught.value.code == 128 + number
+    assert [path.read_text() for path in tmp_path.iterdir()] == [str(128 + number)] * 2
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
