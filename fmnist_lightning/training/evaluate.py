@@ -11,10 +11,9 @@ import lightning as L
 
 from fmnist_lightning.data.datamodule import SPLIT_SEED, FashionMNISTDataModule
 from fmnist_lightning.errors import UserError, advising
-from fmnist_lightning.metrics import METRIC_NAMES, wilson_interval
+from fmnist_lightning.metrics import METRIC_NAMES, Outputs, wilson_interval
 from fmnist_lightning.models.tta import MirrorAveraged, warn_if_trained_without_flip
-from fmnist_lightning.report.analysis import confusion_matrix
-from fmnist_lightning.report.console import quiet, result_table
+from fmnist_lightning.report.console import filter_library_output, result_text
 from fmnist_lightning.report.page import write_report
 from fmnist_lightning.runs.checkpoints import TrainingRecord, load_weights, read_checkpoint, training_record
 from fmnist_lightning.runs.environment import environment
@@ -35,19 +34,14 @@ from fmnist_lightning.runs.folders import (
 )
 from fmnist_lightning.runs.options import DataOptions, DeviceOptions, TestOptions, TrainOptions, read_options, values_of
 from fmnist_lightning.training.callbacks import Predictions
-from fmnist_lightning.training.devices import Devices, resolve_devices
-from fmnist_lightning.training.distributed import joined, told
-from fmnist_lightning.training.launching import launch, processes_to_launch
-from fmnist_lightning.training.module import Answers, Classifier, build_classifier
+from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
+from fmnist_lightning.training.module import Classifier, build_classifier
 from fmnist_lightning.training.resume import OwnSignals
 
 
 def evaluate(options: TestOptions) -> None:
     """Test a trained run. Raises UserError if it can't be tested."""
     run = find_run(options.run, Path(options.log_dir))
-    if processes := processes_to_launch(options.accelerator, options.devices, options.num_nodes, options.strategy):
-        launch(processes, num_nodes=options.num_nodes, extra=[f"--run={run}"])
-        return
     trained = read_options(run)
     given = {
         name: getattr(options, name)
@@ -55,10 +49,13 @@ def evaluate(options: TestOptions) -> None:
         if getattr(options, name) is not None
     }
     trained = replace(trained, **given)
-    quiet()
+    filter_library_output()
     devices = resolve_devices(**values_of(trained, DeviceOptions))
+    if devices.to_launch:
+        launch(devices.to_launch, extra=[f"--run={run}"])
+        return
     command = testing_command(run)
-    with joined(devices.fabric), explain_write_errors(run, command), advising(f"to test it: {command}"):
+    with process_group(devices.fabric), explain_write_errors(run, command), advising(f"to test it: {command}"):
         test_run(run, replace(trained, precision=devices.precision), devices, options.ckpt, tta=options.tta)
 
 
@@ -109,8 +106,8 @@ def test_checkpoint(
     tta: bool,
 ) -> None:
     # Read on rank 0, whose machine may be the only one that has the run folder.
-    checkpoint = told(trainer.strategy, lambda: find_checkpoint(run, ckpt))
-    content = told(trainer.strategy, lambda: read_checkpoint(checkpoint))
+    checkpoint = broadcast(trainer.strategy, lambda: find_checkpoint(run, ckpt))
+    content = broadcast(trainer.strategy, lambda: read_checkpoint(checkpoint))
     load_weights(module, content, checkpoint)
     trained = training_record(content)
     if tta:
@@ -119,19 +116,18 @@ def test_checkpoint(
             warn_if_trained_without_flip(read_options(run).flip)
     [values] = trainer.test(module, datamodule, verbose=False)
     count = len(datamodule.splits["test"].labels)
-    check_counted_once(module.answers["test"], count)
+    check_counted_once(module.test_metrics.outputs, count)
     if trainer.is_global_zero:
         metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, values) | {"tta": tta}
         write_metrics(run, metrics)
-        print(f"\n{result_table(metrics)}\nwritten: {run}", flush=True)
+        print(f"\n{result_text(metrics)}\nwritten: {run}", flush=True)
         # Last: what goes wrong in it costs neither metrics nor predictions.
         print(f"report: {write_report(run, datamodule.splits['test'].images)}", flush=True)
 
 
-def check_counted_once(answers: Answers, count: int) -> None:
+def check_counted_once(outputs: Outputs, count: int) -> None:
     """Raise RuntimeError unless the metrics are those of `count` images, each counted once."""
-    probs, labels = (part.cpu().numpy() for part in (answers.logits.softmax(dim=1).float(), answers.labels))
-    counted, different = int(confusion_matrix(probs, labels).sum()), len(answers.indices.unique())
+    counted, different = len(outputs.labels), len(outputs.indices.unique())
     if not counted == different == count:
         raise RuntimeError(f"the metrics count {counted:,} images, {different:,} of them different; expected {count:,}")
 
