@@ -39,7 +39,7 @@ def trial_counts(study: Study) -> str:
     completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
     failed = sum(ERROR in trial.user_attrs for trial in trials)
     pruned = len(trials) - completed - failed
-    return f"{len(trials)} trials ({completed} completed, {pruned} pruned, {failed} failed)"
+    return f"{completed} completed, {pruned} pruned and {failed} failed trials"
 
 
 def write_best(study: Study, plan: Plan) -> Path:
@@ -49,7 +49,7 @@ def write_best(study: Study, plan: Plan) -> Path:
         best = study.best_trial
     except ValueError as error:
         raise UserError(
-            f"cannot write {path}: none of {trial_counts(study)} was completed (see above why, and change the space)"
+            f"cannot write {path}: the study has {trial_counts(study)} (change the space)"
         ) from error
     options = changed(plan.recipe, best.params, path)
     notice = teacher_notice(options)

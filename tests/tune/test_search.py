@@ -274,11 +274,11 @@ def test_failed_trials_count(program: Program, folder: Path, train_by: TrainBy) 
     status, output = program(tune, *command)
     assert status == 1
     assert "trial 0: the loss is nan; 1 to go" in output
-    assert "2 trials (0 completed, 0 pruned, 2 failed)" in output
+    assert "0 completed, 0 pruned and 2 failed trials" in output
     assert not (folder / "best.yaml").exists()
     status, output = program(tune, *command, "--trials", 3)
     assert status == 0
-    assert "3 trials (1 completed, 0 pruned, 2 failed)" in output
+    assert "1 completed, 0 pruned and 2 failed trials" in output
 
 
 def test_full_disk_ends_the_search_and_does_not_count(program: Program, folder: Path, train_by: TrainBy) -> None:
