@@ -1,4 +1,4 @@
-"""Prediction into a folder by several processes, which a kill does not undo; shards.py describes the files."""
+"""Predict into a folder with several processes; shards.py describes the files."""
 
 import sys
 import warnings
@@ -36,7 +36,7 @@ RESTARTS = 2  # of all processes, if one is killed
 
 
 def predict_into(options: PredictOptions) -> None:
-    """Write the rows of this process's shard, or start `options.devices` processes that write all shards.
+    """Write this process's shard, or start `options.devices` processes for all shards.
 
     Raises UserError if the options don't fit or another process is in the way. The process that started all others
     also raises it if a picture can't be read.
@@ -55,7 +55,7 @@ def predict_into(options: PredictOptions) -> None:
 
 
 def launch_until_done(processes: int) -> None:
-    """Start all processes; if one is killed or stopped, start all again, RESTARTS times at most."""
+    """Start all processes, and up to RESTARTS times again if a signal ended one."""
     for restarts in range(RESTARTS + 1):
         try:
             launch(processes, hint=RESUME)
@@ -143,7 +143,7 @@ def batch_lines(results: Iterator[Result], classify: PictureClassifier, options:
 
 
 def report(folder: Path, shard: Shard | None = None) -> None:
-    """List what could not be read, in all parts or in that of a shard. Raises UserError if there is any."""
+    """List faults in all parts or a shard's. Raises UserError if there are any."""
     plan: dict[str, Any] = read_plan(folder)
     parts = [folder / shard.part(plan["format"])] if shard else parts_of(folder, plan)
     print(f"written: {folder}, {len(parts)} of {plan['shards']} parts of {plan['files']:,} files", file=sys.stderr)

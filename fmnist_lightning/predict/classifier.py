@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
         return [self.classes[label] for label in self.labels.tolist()]
 
     def top(self, k: int = 3) -> list[list[tuple[int, float]]]:
-        """The k most probable labels of each image with their probabilities, the highest first."""
+        """The k most probable labels of each image, with probabilities, highest first."""
         probs, labels = self.probs.topk(min(k, NUM_CLASSES), dim=1)
         return [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), probs.tolist(), strict=True)]
 
@@ -109,7 +109,7 @@ def load_classifier(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `gpu`, or a name of torch's means here. Raises UserError if it is unavailable."""
+    """The device of a name, `auto`, or `gpu`. Raises UserError if it is unavailable."""
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return found or torch.device("cpu")
@@ -123,7 +123,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def to_images(inputs: Any, invert: Invert) -> Tensor:
-    """Turn what `PictureClassifier` takes into images (B, 1, 28, 28), uint8 or float32."""
+    """Images (B, 1, 28, 28), uint8 or float32, from what `PictureClassifier` takes."""
     if isinstance(inputs, list | tuple):
         # Floats and bytes in one batch, scaled as the model does it.
         parts = [scale_images(to_images(one, invert), torch.float32) for one in inputs]

@@ -1,4 +1,4 @@
-"""From the names that a user gives to 28 x 28 images: files, folders, patterns, IDX files, and standard input.
+"""Images from the names of files, folders, patterns, IDX files, or standard input.
 
 Names are expanded at once, before anything is written; the files are then read lazily and in order.
 """
@@ -64,7 +64,7 @@ def expand_all(names: Sequence[str], output: str | None = None) -> list[str | Fa
 
 
 def expand(name: str, output: str | None = None) -> Iterator[str | Fault]:
-    """The files that a name means: itself, a folder's pictures, or the matches of a pattern, sorted."""
+    """A name itself, a folder's pictures, or the matches of a pattern, sorted."""
     try:
         if name != STDIN and Path(name).is_dir():
             yield from pictures_in(name)
@@ -77,7 +77,7 @@ def expand(name: str, output: str | None = None) -> Iterator[str | Fault]:
 
 
 def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
-    """The files that match a pattern, without pipes and devices; `**` stands for any number of folders."""
+    """The files that match a pattern, in which `**` stands for any folders; no pipes."""
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (pathlib's takes no absolute pattern)
     if output is not None:
         written = real(output)
@@ -94,7 +94,7 @@ def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
 
 
 def pictures_in(folder: str) -> Iterator[str | Fault]:
-    """The pictures and IDX images in a folder and its subfolders, sorted; hidden ones are left out."""
+    """The visible pictures and IDX images in a folder and its subfolders, sorted."""
     unreadable: list[OSError] = []
     found = 0
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
@@ -114,7 +114,7 @@ def real(path: str | Path) -> Path:
 
 
 def is_stream(name: str) -> bool:
-    """Whether reading may block until somebody writes: a pipe, or a device such as a terminal."""
+    """Whether this may block until somebody writes: a pipe, or a device."""
     try:
         mode = Path(name).stat().st_mode
     except (OSError, ValueError):  # reported when the file is opened
@@ -130,7 +130,7 @@ def is_picture_name(name: str) -> bool:
 
 
 def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int = WORKERS) -> Iterator[Result]:
-    """Read the images of all files, in order. `workers` threads read ahead by a few files, so memory is bounded.
+    """Read all files in order; `workers` threads read ahead by a few files only.
 
     The caller's thread reads what may block forever. A signal handler that raises can end that, while a blocked thread
     would keep the program from ending.
@@ -150,9 +150,9 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
 
 
 def read_remaining(names: Iterable[str | Fault], done: int, invert: Invert = "auto") -> Iterator[Result]:
-    """Read the images of all files except the first `done` images of the first file, which an earlier process read.
+    """Read all files, but not the first `done` images of the first file.
 
-    Yields a fault if those images are no longer there.
+    An earlier process read those. Yields a fault if they are no longer there.
     """
     names = iter(names)
     if done:
@@ -189,7 +189,7 @@ def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
 
 
 def open_seekable(name: str) -> BinaryIO:
-    """Open a file; standard input and pipes are read into memory. Raises PictureError if they are too long for that."""
+    """Open a file; read streams into memory. Raises PictureError if they are too long."""
     if name == STDIN:
         if sys.stdin is None:  # after `<&-`
             raise PictureError("is closed")
@@ -206,14 +206,14 @@ def open_seekable(name: str) -> BinaryIO:
 
 
 def is_idx(name: str, file: BinaryIO) -> bool:
-    """Whether a file holds IDX data, or should by its name. Every gzipped file counts as IDX."""
+    """Whether a file is IDX by content or name; every gzipped file counts as IDX."""
     start = file.read(len(MAGIC))
     file.seek(0)
     return start == MAGIC or start.startswith(GZIP_MAGIC) or bool(IDX_NAME.search(name))
 
 
 def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:
-    """Read the images of an IDX file as they are, named NAME[index]; then a fault if the file is not whole."""
+    """Read the images of an IDX file, NAME[index]; then a fault if it is damaged."""
     with file:
         try:
             for index, image in enumerate(read_images(file, IMAGE_SIZE, IMAGE_SIZE)):

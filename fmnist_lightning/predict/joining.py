@@ -37,7 +37,7 @@ def join(options: JoinOptions) -> None:
 
 
 def checked(part: Path, kind: str, header: bytes, files: int) -> Count:
-    """Count the rows of a part and print its faults. Raises UserError if it is damaged or has too few rows."""
+    """Count rows, print faults. Raises UserError if a part is damaged or too short."""
     hint = f"delete it, and repeat the command that started {part.parent}"
     with part.open("rb") as file:
         if kind == "csv" and (not header or file.read(len(header)) != header):

@@ -1,4 +1,4 @@
-"""Pictures of any size and color mode to what the model was trained on: 28 x 28, gray, light garment on dark.
+"""Make a picture look like the data set: 28 x 28, gray, a light garment on black.
 
 Fashion-MNIST was made from a shop's photographs (Xiao et al. 2017, https://arxiv.org/abs/1708.07747, section 2). Its
 makers trimmed edges within 5% of the corners' color, shrank the longest edge to 28 pixels, sharpened with a Gaussian of
@@ -68,7 +68,7 @@ NOTHING_FOUND = (
 
 
 class PictureError(UserError):
-    """A picture can't be used. The message of `read_picture` is a predicate, such as "is empty"."""
+    """A picture can't be used; `read_picture` says why as a predicate, "is empty"."""
 
 
 class Background(NamedTuple):
@@ -79,7 +79,7 @@ class Background(NamedTuple):
 
 
 def load_picture(path: str | Path, invert: Invert = "auto") -> Gray:
-    """Read the picture in a file, (28, 28) uint8. Raises PictureError, which names the file."""
+    """Read a picture file, (28, 28) uint8. Raises PictureError, which names it."""
     try:
         with Path(path).open("rb") as file:
             return read_picture(file, invert)
@@ -100,7 +100,7 @@ def explain(path: str | Path, error: OSError | ValueError) -> str:
 
 
 def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
-    """Read the picture in a seekable file, (28, 28) uint8; of an animation, the first frame.
+    """Read a picture or an animation's first frame, (28, 28) uint8; seekable file.
 
     Raises PictureError if it is no picture, damaged, too large, or shows nothing.
     """
@@ -124,7 +124,7 @@ def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Raise PictureError for a picture without pixels, or for a decompression bomb before it is decoded.
+    """Refuse, by PictureError, no pixels and, before it is decoded, a bomb.
 
     Up to twice the limit Pillow itself only warns, once per process.
     """
@@ -136,7 +136,7 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says. Damaged EXIF data is ignored, as viewers do."""
+    """Turn a picture as its EXIF orientation says; ignore damaged EXIF data."""
     image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -171,7 +171,7 @@ def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
 
 
 def flatten(image: Image.Image, backing: str) -> tuple[Image.Image, Image.Image | None]:
-    """Put a picture on `backing` if it is transparent; return it in RGB and its 8-bit opacity, if any, both shrunk.
+    """A picture in RGB, on `backing`, and its 8-bit opacity, if any; both shrunk.
 
     It is shrunk first if possible, so that a large picture takes little more memory than its pixels.
     Raises PictureError for a color mode that can't be converted.
@@ -228,7 +228,7 @@ def corners_of(pixels: NDArray) -> Background:
 
 
 def find_box(colors: Image.Image, opacity: Image.Image | None) -> tuple[int, int, int, int]:
-    """Left, upper, right and lower edge of the garment. Raises PictureError if there is only background."""
+    """Left, upper, right, lower edge of the garment. Raises PictureError if none."""
     # A mean of 3 x 3 pixels removes noise. Small pictures are blurred less, since it would move their edges.
     smooth = colors.filter(ImageFilter.BoxBlur(min(1, max(colors.size) / 400)))
     background = corners_of(np.asarray(smooth))
@@ -251,7 +251,7 @@ def find_box(colors: Image.Image, opacity: Image.Image | None) -> tuple[int, int
 
 
 def first_edge(profile: NDArray, tolerance: float, depth: int) -> int:
-    """Where a garment begins, by the largest difference from the background in each row or column.
+    """Where a garment begins, by the largest difference in each row or column.
 
     `profile` (n,) must exceed the tolerance somewhere.
     """
@@ -261,13 +261,13 @@ def first_edge(profile: NDArray, tolerance: float, depth: int) -> int:
 
 
 def darken(gray: Gray, ground: float) -> Gray:
-    """Stretch `ground`..255 to 0..255, so that a background that is not quite black becomes black."""
+    """Stretch `ground`..255 to 0..255, so that a dark background becomes black."""
     table = (np.arange(256) - ground) * (255 / (255 - ground))
     return np.rint(table.clip(0, 255)).astype(np.uint8)[gray]
 
 
 def fit(gray: Gray, box: tuple[int, int, int, int], ground: float) -> Gray:
-    """Scale the content of `box` to a longest edge of 28, sharpen it, and center it on `ground`, (28, 28)."""
+    """Scale the content of `box`, sharpen it, and center it on `ground`, (28, 28)."""
     left, upper, right, lower = box
     scale = IMAGE_SIZE / max(right - left, lower - upper)
     width, height = (max(1, round(length * scale)) for length in (right - left, lower - upper))

@@ -23,7 +23,7 @@ MAX_NAME = 100  # characters of a picture's name that its saved input keeps; fil
 
 
 def predict(options: PredictOptions) -> None:
-    """Print the class of each picture, or write it into a folder. Raises UserError if a picture can't be read."""
+    """Print or write the class of each picture. Raises UserError if one is unreadable."""
     if options.output is not None:
         # Lightning, which starts the processes, takes 4 s to import; the rest of the program takes 2 s.
         from fmnist_lightning.predict.bulk import predict_into
@@ -56,7 +56,7 @@ def predict(options: PredictOptions) -> None:
 
 
 def check_save_folder(folder: str, images: Iterable[str], names: Iterable[str | Fault]) -> None:
-    """Raise UserError if pictures saved in the folder would be input, now or when the command is repeated."""
+    """Raise UserError if pictures saved in the folder would be input, now or later."""
     path, problem = real(folder), ""
     if path.exists() and not path.is_dir():
         problem = "it is a file"
@@ -71,7 +71,7 @@ def check_save_folder(folder: str, images: Iterable[str], names: Iterable[str | 
 
 
 def progress_bar(results: Iterable[Result], names: Sequence[str | Fault]) -> tqdm:
-    """Show progress on the terminal if there are many files, unless the rows scroll there themselves."""
+    """Show progress on the terminal for many files, unless the rows scroll there."""
     if not sys.stderr.isatty() or sys.stdout.isatty():
         return tqdm(results, disable=True)
     total = None if any(IDX_NAME.search(str(name)) for name in names) else len(names)
@@ -79,7 +79,7 @@ def progress_bar(results: Iterable[Result], names: Sequence[str | Fault]) -> tqd
 
 
 def write_rows(results: Iterable[Result], classify: PictureClassifier, options: PredictOptions) -> tuple[int, int]:
-    """Print a row for each image when its batch is done, and each fault. Return the number of faults and results."""
+    """Print rows batch by batch, and faults. Return the number of faults and results."""
     say(header(options.format, options.top_k))
     classified = total = 0
     results = iter(results)
@@ -112,6 +112,6 @@ def saved_name(number: int, name: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write to standard output at once. Escape what its encoding lacks, such as file names that are no text."""
+    """Write to standard output at once; escape what its encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)

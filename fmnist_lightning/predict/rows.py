@@ -1,4 +1,4 @@
-"""What is printed or written about a picture: a table row, a JSON object, or a CSV row."""
+"""What is printed about a picture: a table row, a JSON object, or a CSV row."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def rows_of(pictures: Sequence[Picture], classify: PictureClassifier, top_k: int
 
 
 def warn_of_weights(card: dict[str, Any], *, tta: bool) -> None:
-    """Warn if a model was trained on drawn images, or with `tta` if it was trained without mirror images."""
+    """Warn of training on drawn images, and with `tta` of training without --flip."""
     training = card.get("training")
     if tta and isinstance(training, dict):
         warn_if_trained_without_flip(training.get("flip", True))
@@ -97,7 +97,7 @@ def fault_message(name: str, reason: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape line breaks, control characters, and all else that could trick a terminal."""
+    """Escape line breaks, control characters, and all that could trick a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

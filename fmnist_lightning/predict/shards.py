@@ -1,4 +1,4 @@
-"""The files of a prediction over very many pictures by several processes, each with a shard of the list.
+"""The files of a prediction by several processes, each with a shard of the list.
 
 A folder holds `plan.json`, which says what is predicted and how, and a part for each shard. A part holds rows in the
 order of the list; it is named `part-00001-of-00003.csv.partial` until its last row is written. A process that is
@@ -41,7 +41,7 @@ class Shard(NamedTuple):
     total: int
 
     def of(self, files: int) -> tuple[int, int]:
-        """Where this shard of a list of `files` begins and ends; shards differ by one file at most."""
+        """Where this shard of `files` begins and ends; shards differ by one file at most."""
         return files * (self.number - 1) // self.total, files * self.number // self.total
 
     def part(self, kind: str) -> str:
@@ -72,7 +72,7 @@ def written(name: str | Fault) -> str:
 
 
 def agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Write the plan if the folder has none. Raises UserError if it has another one, or holds other files."""
+    """Write the plan once. Raises UserError if the folder has another or other files."""
     path = folder / PLAN
     with FileLock(folder / f".{PLAN}.lock"):
         if not path.exists():
@@ -124,7 +124,7 @@ class Part:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Open it after removing what a kill left half written; write the header if it is new."""
+        """Open it without the row that a kill left half written; begin with the header."""
         with self.partial.open("ab") as self.file:
             end = sum(len(text) for text, _ in raw_records(self.partial, self.kind))
             self.file.truncate(end)
@@ -145,7 +145,7 @@ class Part:
 
 
 def raw_records(path: Path, kind: str) -> Iterator[tuple[bytes, int]]:
-    """The whole records of a part and their numbers, the header as 0; not an incomplete one at the end."""
+    """The whole records of a part and their numbers; the header is 0."""
     with path.open("rb") as file:
         lines, quotes, number = list[bytes](), 0, 0 if kind == "csv" else 1
         for line in file:
@@ -158,7 +158,7 @@ def raw_records(path: Path, kind: str) -> Iterator[tuple[bytes, int]]:
 
 
 def rows_in(path: Path, kind: str) -> Iterator[dict[str, str]]:
-    """The `file` and the `error`, if any, of each whole row of a part. Raises UserError if it is damaged."""
+    """`file` and `error` of each whole row of a part. Raises UserError if damaged."""
     columns: list[str] = []
     for record, number in raw_records(path, kind):
         try:
@@ -186,7 +186,7 @@ class Remaining(NamedTuple):
 
 
 def remaining(names: Sequence[str | Fault], done: Iterable[dict[str, str]], path: Path) -> Remaining:
-    """Match a shard's names with the rows that are done, both in order, up to the last row.
+    """Match a shard's names with the rows that are done, both in order.
 
     Raises UserError if they don't match.
     """
