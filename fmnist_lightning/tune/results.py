@@ -48,9 +48,7 @@ def write_best(study: Study, plan: Plan) -> Path:
     try:
         best = study.best_trial
     except ValueError as error:
-        raise UserError(
-            f"cannot write {path}: the study has {trial_counts(study)} (change the space)"
-        ) from error
+        raise UserError(f"cannot write {path}: the study has {trial_counts(study)} (change the space)") from error
     options = changed(plan.recipe, best.params, path)
     notice = teacher_notice(options)
     header = (
