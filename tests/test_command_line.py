@@ -267,7 +267,7 @@ def test_unusable_checkpoint_is_refused_before_the_test(
     damage(path)
     status, output = program(evaluate, "--run", trained)
     assert status == 1
-    assert "checkpoint" in output
+    assert "best.ckpt" in output
     assert not (trained / "predictions.npz").exists()
 
 

@@ -180,7 +180,7 @@ def read_metrics(run: Path, path: Path, checkpoint: dict[str, Any]) -> dict[str,
     except ValueError as error:
         raise UserError(f"cannot read {file}: {error} (test the run again)") from error
     tested = metrics.get("checkpoint"), metrics.get("checkpoint_epoch"), bool(metrics.get("tta"))
-    return metrics if tested == (path.stem, training_record(checkpoint).epochs, False) else None
+    return metrics if tested == (path.stem, training_record(checkpoint, path).epochs, False) else None
 
 
 def build_net(model: Any, dropout: Any, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:

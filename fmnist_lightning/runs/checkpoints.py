@@ -63,11 +63,11 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path
         raise UserError(f"cannot load {path}: its weights are of another model than this run's ({details})") from error
 
 
-def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
-    """What a checkpoint says about its training. Raises UserError if it holds weights alone, or an unknown record."""
+def training_record(checkpoint: dict[str, Any], path: Path) -> TrainingRecord:
+    """What the checkpoint at `path` says about its training. Raises UserError if it holds weights alone."""
     if not {"callbacks", "loops", "epoch"} <= checkpoint.keys():
         raise UserError(
-            "cannot use this checkpoint: it holds weights without their training (name one of scripts/train.py)"
+            f"cannot use {path}: it holds weights without their training (name a checkpoint of scripts/train.py)"
         )
     try:
         timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
@@ -82,4 +82,4 @@ def training_record(checkpoint: dict[str, Any]) -> TrainingRecord:
             teacher=checkpoint.get("teacher"),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot use this checkpoint: its record of the training is damaged ({error!r})") from error
+        raise UserError(f"cannot use {path}: its record of the training is damaged ({error!r})") from error

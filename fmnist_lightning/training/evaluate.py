@@ -93,36 +93,25 @@ def run_test_loop(
             for name in (METRICS, PREDICTIONS, REPORT):
                 remove_staged(run, name)
             remove_staged(run / REPORT_PICTURES)
-        test_checkpoint(trainer, module, datamodule, run, ckpt, tta=tta)
-
-
-def test_checkpoint(
-    trainer: L.Trainer,
-    module: Classifier,
-    datamodule: FashionMNISTDataModule,
-    run: Path,
-    ckpt: str | None,
-    *,
-    tta: bool,
-) -> None:
-    # Read on rank 0, whose machine may be the only one that has the run folder.
-    checkpoint = broadcast(trainer.strategy, lambda: find_checkpoint(run, ckpt))
-    content = broadcast(trainer.strategy, lambda: read_checkpoint(checkpoint))
-    load_weights(module, content, checkpoint)
-    trained = training_record(content)
-    if tta:
-        module.net = MirrorAveraged(module.net)
-        if trainer.is_global_zero:
+        # Read on rank 0, whose machine may be the only one that has the run folder.
+        checkpoint = broadcast(trainer.strategy, lambda: find_checkpoint(run, ckpt))
+        content = broadcast(trainer.strategy, lambda: read_checkpoint(checkpoint))
+        load_weights(module, content, checkpoint)
+        trained = training_record(content, checkpoint)
+        if tta:
+            module.net = MirrorAveraged(module.net)
+        [values] = trainer.test(module, datamodule, verbose=False)
+        test = datamodule.splits["test"]
+        check_counted_once(module.test_metrics.outputs, len(test.labels))
+        if not trainer.is_global_zero:
+            return
+        if tta:
             warn_if_trained_without_flip(read_options(run).flip)
-    [values] = trainer.test(module, datamodule, verbose=False)
-    count = len(datamodule.splits["test"].labels)
-    check_counted_once(module.test_metrics.outputs, count)
-    if trainer.is_global_zero:
         metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, values) | {"tta": tta}
         write_metrics(run, metrics)
         print(f"\n{result_text(metrics)}\nwritten: {run}", flush=True)
         # Last: what goes wrong in it costs neither metrics nor predictions.
-        print(f"report: {write_report(run, datamodule.splits['test'].images)}", flush=True)
+        print(f"report: {write_report(run, test.images)}", flush=True)
 
 
 def check_counted_once(outputs: Outputs, count: int) -> None:
@@ -146,7 +135,7 @@ def test_record(
     last = run / CHECKPOINTS / LAST
     if last.exists():
         try:
-            trained = training_record(read_checkpoint(last))
+            trained = training_record(read_checkpoint(last), last)
         except UserError as error:
             print(f"{error}; time and epochs of the training are taken from {checkpoint}", file=sys.stderr)
     here = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}

@@ -78,7 +78,7 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs
     """
     try:
         content = read_checkpoint(checkpoint)
-        training_record(content)
+        training_record(content, checkpoint)
     except UserError as error:
         other = newest_readable(run / CHECKPOINTS)
         hint = f"the newest readable one: {resume_command(other)}" if other else "no other checkpoint is readable"

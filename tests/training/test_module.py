@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
+from fmnist_lightning.metrics import Outputs
 from fmnist_lightning.runs.checkpoints import load_weights, read_checkpoint
+from fmnist_lightning.training.evaluate import check_counted_once
 from fmnist_lightning.training.module import Classifier
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
@@ -96,3 +98,11 @@ def test_checkpoint_in_an_epoch_has_the_weights_of_any_other(monkeypatch: pytest
         loaded.on_load_checkpoint(in_epoch)
         assert loaded.train_metrics.collected().indices.tolist() == indices
         assert loaded.train_metrics.collected().logits.shape == (len(indices), 10)
+
+
+def test_check_counted_once_refuses_repeated_and_missing_images() -> None:
+    logits, labels = torch.zeros(3, 10), torch.zeros(3, dtype=torch.int64)
+    check_counted_once(Outputs(logits, labels, torch.tensor([0, 1, 2])), 3)
+    for indices, count in (([0, 1, 1], 3), ([0, 1, 2], 2), ([0, 1, 2], 4)):
+        with pytest.raises(RuntimeError):
+            check_counted_once(Outputs(logits, labels, torch.tensor(indices)), count)
