@@ -66,7 +66,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "set-up 2/3: installing requirements.lock (Linux: about 3.2 GB to download, 6.6 GB on disk, mostly CUDA libraries of torch)"
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@echo "set-up 3/3: installing this project in editable mode"
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . # setuptools warns of any editable install
 	@touch $@
 
 $(BENCH_VENV)/.ready: benchmarks/requirements.lock

@@ -1,15 +1,16 @@
 """The benchmark of several processes, and the model for GPUs."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from several import LIMITS, ROOT
+from several import run_ranks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.scaling import Turns
 from fmnist_lightning.models.nets import SeedNet
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training.train import train
 from tools import scaling
 from tools.observe import Observation
 from tools.scaling import Case, Link, cases, exchange_seconds, paying_batch_size, scaling_table
@@ -53,11 +54,16 @@ def test_cases_give_each_process_one_thread() -> None:
     assert timed == [Case(1, 2, 128), *(Case(processes, 1, 128) for processes in (1, 2, 3, 4))]
 
 
-def test_program_times_two_processes() -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "scaling.py", "2", "1", "20", "drawn", "", "21"]
-    environment = {**LIMITS, "PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run(map(str, command), env=environment, capture_output=True, text=True, timeout=120, check=True)
-    step, free, exchange = map(float, scaling.SCALING.search(done.stdout).groups())
+def timed_training(options: TrainOptions) -> None:
+    train(options, callbacks=[Turns(21)])
+
+
+def test_program_times_two_processes(tmp_path: Path) -> None:
+    arguments = ["--dataset", "drawn", "--accelerator", "cpu", "--devices", 2, "--batch_size", 20, "--test", "false"]
+    arguments += ["--max_epochs", 9, "--val_fraction", 0, "--ckpt", "last", "--log_dir", tmp_path / "logs"]
+    statuses, outputs = run_ranks(tmp_path, timed_training, arguments, world_size=2)
+    assert statuses == [0, 0], outputs
+    step, free, exchange = map(float, scaling.SCALING.search(outputs[0]).groups())
     assert min(step, free, exchange) > 0
 
 
