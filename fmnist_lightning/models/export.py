@@ -6,11 +6,10 @@ logs. With a first-layer weight changed by 0.5 it said nothing, and 629 of 2,000
 
 import io
 import json
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +25,13 @@ from fmnist_lightning.runs.files import atomic_write, remove_staged
 from fmnist_lightning.runs.folders import find_checkpoint, find_run, read_config
 from fmnist_lightning.runs.options import ExportOptions
 
-INPUT_NAME, OUTPUT_NAME = "images", "probabilities"
+INPUT, OUTPUT = "images", "probabilities"
 # The operator set that torch's exporter is written in; a later one would only exclude older runtimes.
 OPSET = 18
 # Sums in another order change a probability by about 1e-6; another weight or a missing scaling by far more.
 TOLERANCE = 1e-5
 
-# Images (B, 1, 28, 28) uint8 to probabilities (B, 10) float32.
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Tensor], Tensor]  # images (B, 1, 28, 28) uint8 to probabilities (B, 10) float32
 
 
 def export(options: ExportOptions) -> None:
@@ -51,10 +49,13 @@ def export(options: ExportOptions) -> None:
     if dataset != "drawn":
         ensure_files(data_dir)
     images = load_images(dataset, data_dir, train=False).images
+    # The first batch has one image, since a graph can depend on the size of the batch.
+    difference = write_verified(pretrained, options.format, path, [images[:1], *images[1:].split(options.batch_size)])
     print(
-        write_verified(pretrained, FORMATS[options.format], path, [images[:1], *images[1:].split(options.batch_size)])
+        f"{TITLES[dataset]}, test set: the {options.format} file gives the model's class for all {len(images):,} "
+        f"images; largest difference of a probability {difference:.1e} (limit {TOLERANCE:.0e})\n"
+        f"written: {path}, {path.stat().st_size:,} bytes"
     )
-    print(f"written: {path}, {path.stat().st_size:,} bytes")
 
 
 def find_source(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path, str]:
@@ -64,57 +65,33 @@ def find_source(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path, s
             raise UserError(f"cannot use --ckpt {ckpt}: --run {run} is not a run folder (leave --ckpt out)")
         return run, Path(), DATA_DIR
     folder = find_run(run, log_dir)
-    return str(find_checkpoint(folder, ckpt)), folder / "export", read_config(folder, ["data_dir"])["data_dir"]
+    return str(find_checkpoint(folder, ckpt)), folder / "export", read_config(folder).get("data_dir", DATA_DIR)
 
 
-class Format(NamedTuple):
-    """How to write a model to bytes and to run a file of them."""
+def write_verified(pretrained: Pretrained, kind: str, path: Path, batches: Sequence[Tensor]) -> float:
+    """Write the model to `path`, and return the largest difference of a probability between file and model.
 
-    runtime: str
-    write: Callable[[Pretrained], bytes]
-    read: Callable[[Path], Predict]
-
-
-def write_verified(pretrained: Pretrained, target: Format, path: Path, batches: Sequence[Tensor]) -> str:
-    """Write the model to `path` if the staged file predicts what the model predicts; return a summary.
-
-    Raises UserError if it doesn't. Then nothing of it remains, and an earlier file at `path` stays as it was.
+    Raises UserError if they differ. Then nothing of the export remains, and an earlier file at `path` stays as it was.
     """
+    write, read = FORMATS[kind]
     remove_staged(path.parent, path.name)
     with atomic_write(path) as file:
-        file.write(target.write(pretrained))
+        file.write(write(pretrained))
         file.flush()
-        probs, seconds = timed(target.read(Path(file.name)), batches)
-        expected, torch_seconds = timed(with_softmax(pretrained.net), batches)
-        difference = verify(probs, expected, f"cannot write {path}: {target.runtime}")
-    count = len(expected)
-    return (
-        f"{TITLES[pretrained.card['dataset']]}, test set: {target.runtime} gives the model's class for all {count:,} "
-        f"images; largest difference of a probability {difference:.1e} (limit {TOLERANCE:.0e})\n"
-        f"images/s: {target.runtime} {count / seconds:,.0f}, the model in torch {count / torch_seconds:,.0f}"
-    )
-
-
-def timed(predict: Predict, batches: Sequence[Tensor]) -> tuple[Tensor, float]:
-    """Probabilities (n, 10) of all batches, and the seconds that they took."""
-    begin = time.perf_counter()
-    with torch.inference_mode():
-        probs = torch.cat([predict(images) for images in batches])
-    return probs, time.perf_counter() - begin
+        predict, expect = read(Path(file.name)), with_softmax(pretrained.net)
+        with torch.inference_mode():
+            probs, expected = (torch.cat([run(images) for images in batches]) for run in (predict, expect))
+        return verify(probs, expected, f"cannot write {path}: its {kind} model")
 
 
 def verify(probs: Tensor, expected: Tensor, subject: str) -> float:
-    """The largest difference of a probability (n, 10).
-
-    Raises UserError if it exceeds TOLERANCE or if any class differs, even one that ties within rounding.
-    """
+    """The largest difference of a probability (n, 10). Raises UserError if it exceeds TOLERANCE or a class differs."""
     differing = (probs.argmax(dim=1) != expected.argmax(dim=1)).nonzero().flatten().tolist()
     difference = (probs - expected).abs().max().item()
     if differing or not difference <= TOLERANCE:  # NaN is not
         raise UserError(
-            f"{subject} gives another class than the model for {len(differing)} of {len(expected):,} images, numbers "
-            f"{differing[:3]}, and probabilities that differ by up to {difference:.1e} (install the versions in "
-            "requirements.lock, which agree)"
+            f"{subject} gives another class for {len(differing)} of {len(expected):,} images, numbers {differing[:3]}, "
+            f"and probabilities that differ by up to {difference:.1e} (install the versions in requirements.lock)"
         )
     return difference
 
@@ -139,12 +116,7 @@ def to_onnx(pretrained: Pretrained) -> bytes:
     import onnx
 
     program: Any = torch.onnx.export(
-        traced(pretrained.net),
-        dynamo=True,
-        verbose=False,
-        opset_version=OPSET,
-        input_names=[INPUT_NAME],
-        output_names=[OUTPUT_NAME],
+        traced(pretrained.net), verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
     )
     model, card = program.model_proto, pretrained.card
     onnx.helper.set_model_props(model, {"classes": json.dumps(card["classes"]), "card": json.dumps(card)})
@@ -156,7 +128,7 @@ def read_onnx(path: Path) -> Predict:
     import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
 def to_pt2(pretrained: Pretrained) -> bytes:
@@ -174,8 +146,9 @@ def read_pt2(path: Path) -> Predict:
         return torch.export.load(file).module()
 
 
-FORMATS = {
-    "onnx": Format("onnxruntime", to_onnx, read_onnx),
-    "pt2": Format("torch.export", to_pt2, read_pt2),
-    "safetensors": Format("torch", to_safetensors, lambda path: with_softmax(from_file(path).net)),
+# How to write a model to bytes, and how to run a file of them.
+FORMATS: dict[str, tuple[Callable[[Pretrained], bytes], Callable[[Path], Predict]]] = {
+    "onnx": (to_onnx, read_onnx),
+    "pt2": (to_pt2, read_pt2),
+    "safetensors": (to_safetensors, lambda path: with_softmax(from_file(path).net)),
 }

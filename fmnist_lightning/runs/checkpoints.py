@@ -30,11 +30,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error} (name another checkpoint)") from error
     except Exception as error:  # torch raises exceptions of many types for damaged bytes
         reason = str(error).partition("\n")[0]
-        raise UserError(f"cannot read {path} as a checkpoint: it is damaged or something else ({reason})") from error
+        raise UserError(
+            f"cannot read {path} as a checkpoint: it is missing, damaged or something else ({reason})"
+        ) from error
     if not isinstance(checkpoint, dict) or not all(
         isinstance(checkpoint.get(name), dict) for name in ("state_dict", "hyper_parameters")
     ):

@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary file, fsync, rename) and lock files."""
+"""Atomic file writes (temporary file, fsync, rename), lock files, and YAML files."""
 
 import contextlib
 import os
@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from fmnist_lightning.errors import UserError
@@ -57,6 +58,18 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def read_yaml(path: Path, hint: str) -> dict[str, Any]:
+    """The names and values in a YAML file; no code in it can run. Raises UserError with `hint` if it holds none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # PyYAML raises ValueError for a date such as 2020-13-01, and RecursionError for a list that contains itself.
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error} ({hint})") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"cannot use {path}: it holds no `name: value` lines ({hint})")
+    return content
 
 
 def remove_staged(folder: Path, pattern: str = "*") -> None:

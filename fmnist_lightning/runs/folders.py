@@ -5,14 +5,14 @@ import errno
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs.files import locked, write_text
+from fmnist_lightning.runs.files import locked, read_yaml, write_text
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -46,12 +46,10 @@ def new_run(log_dir: Path) -> Path:
         number = max(numbered_runs(log_dir), default=-1) + 1
         while True:
             run = log_dir / f"version_{number}"
-            try:
+            with contextlib.suppress(FileExistsError):
                 run.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
                 return run
+            number += 1
     except OSError as error:
         raise UserError(
             f"cannot write to {log_dir}: {error.strerror} (make it writable, or name another folder with --log_dir)"
@@ -70,8 +68,7 @@ def find_run(run: str, log_dir: Path) -> Path:
         return runs[max(runs)]
     folder = Path(run)
     if not (folder / CONFIG).is_file():
-        reason = f"{CONFIG} is missing" if folder.is_dir() else "it is not a folder"
-        raise UserError(f"cannot use run {run}: {reason} (name a run folder such as {log_dir}/version_0, or last)")
+        raise UserError(f"cannot find {folder / CONFIG} (name a run folder such as {log_dir}/version_0, or last)")
     return folder
 
 
@@ -98,8 +95,7 @@ def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
     named = ckpt in ("best", "last")
     path = run / CHECKPOINTS / f"{ckpt}.ckpt" if named else Path(ckpt)
     if not path.is_file():
-        hint = "the run stopped before its first epoch ended, or it was moved" if named else "name best, last or a path"
-        raise UserError(f"cannot find {path}: there is no such file ({hint})")
+        raise UserError(f"cannot find {path} (name best or last, which a run has after its first epoch, or a path)")
     owner = path.resolve().parent.parent
     if (owner / CONFIG).is_file() and owner != run.resolve():
         raise UserError(f"cannot use {path} with {run}: it belongs to the run {owner} (give --run {owner} too)")
@@ -111,21 +107,9 @@ def write_config(run: Path, options: dict[str, Any]) -> None:
     write_text(run / CONFIG, yaml.safe_dump(options, sort_keys=False))
 
 
-def read_config(run: Path, required: Iterable[str] = ()) -> dict[str, Any]:
-    """The options of a run. Raises UserError if the file is damaged or lacks one that is `required`."""
-    path = run / CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # PyYAML raises ValueError for a date such as 2020-13-01, and RecursionError for a list that contains itself.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"cannot use {path}: it holds no options (expected one `name: value` per line)")
-    if missing := [name for name in required if config.get(name) is None]:
-        raise UserError(
-            f"cannot use {path}: it lacks {', '.join(missing)} (it was edited, or another version or program wrote it)"
-        )
-    return config
+def read_config(run: Path) -> dict[str, Any]:
+    """The options of a run, unchecked. Raises UserError if the file is missing or damaged."""
+    return read_yaml(run / CONFIG, "name another run")
 
 
 def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
@@ -170,11 +154,10 @@ def explain_write_errors(run: Path, command: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in WRITE_ERRORS:
             raise
+        reason = f"{error.strerror or error}; all that was saved before is intact"
         if not run.is_dir():
-            raise UserError(
-                f"cannot write to {run}: it was deleted or moved during the run (put it back and resume, or start anew)"
-            ) from error
+            reason = f"{run} was deleted or moved during the run"
         raise UserError(
-            f"cannot write {error.filename or run}: {error.strerror or error}; all that was saved before is intact "
-            f"(make room or make the folder writable, then run: {command})"
+            f"cannot write {error.filename or run}: {reason} (make sure that there is room in the folder, and that it "
+            f"is writable; then run: {command})"
         ) from error

@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
 from jsonargparse.typing import PositiveInt
 
 from fmnist_lightning.cli import (
@@ -31,6 +30,7 @@ from fmnist_lightning.cli import (
     path_option,
 )
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs.files import read_yaml
 from fmnist_lightning.runs.folders import CONFIG, find_resumed, read_config, resume_command
 
 
@@ -334,16 +334,13 @@ REQUIRED = (*names(DataOptions), *names(ModuleOptions), "precision")
 def read_options(run: Path) -> TrainOptions:
     """The options in the config.yaml of a run. Options that are newer than the run have their defaults.
 
-    Raises UserError if the file is damaged, lacks one of REQUIRED, or holds a value that no training accepts.
+    Raises UserError if the file is damaged, lacks one of REQUIRED, or holds a value that no finished run has.
     """
-    config = read_config(run, required=REQUIRED)
-    known = {name: config[name] for name in names(TrainOptions) if name in config}
-    options = parse_values(TrainOptions, known, run / CONFIG)
-    if options.dataset == "auto":
-        raise UserError(
-            f"cannot use {run / CONFIG}: dataset is auto (expected the data set that the run was trained on)"
-        )
-    return options
+    path, config = run / CONFIG, read_config(run)
+    lacking = [name for name in REQUIRED if config.get(name) is None]
+    if lacking or config["dataset"] == "auto":
+        raise UserError(f"cannot use {path}: it lacks {', '.join(lacking or ['the resolved dataset'])} (restore it)")
+    return parse_values(TrainOptions, {name: config[name] for name in names(TrainOptions) if name in config}, path)
 
 
 def check_same_run(run: Path, options: TrainOptions) -> None:
@@ -362,21 +359,10 @@ def as_yaml(options: TrainOptions) -> dict[str, Any]:
 
 
 def recipe_values(recipe: Path) -> dict[str, Any]:
-    """The options that a recipe names. Raises UserError if --recipe names no file of options."""
-    hint = "name a recipe such as those in recipes/"
-    try:
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --recipe {recipe}: {getattr(error, 'strerror', error)} ({hint})") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"cannot use --recipe {recipe}: it holds no `name: value` lines ({hint})")
-    return content
+    """The options that a recipe names. Raises UserError if it is no file of options."""
+    return read_yaml(recipe, "name a recipe such as those in recipes/")
 
 
 def read_recipe(recipe: Path) -> TrainOptions:
-    """All options of a training by a recipe.
-
-    Raises UserError if it is no file of options; exits with 2 if one of them is wrong.
-    """
-    recipe_values(recipe)
-    return TrainOptions.parse([f"--config={recipe}"])
+    """All options of a training by a recipe. Raises UserError if one of them is wrong."""
+    return parse_values(TrainOptions, recipe_values(recipe), recipe)
