@@ -24,8 +24,6 @@ Options = TypeVar("Options")
 
 DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
-# The variables with a process's rank: torchrun's first, which may run in a SLURM job, then that of SLURM's srun.
-RANKS = ("RANK", "SLURM_PROCID")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torch's elastic agent looks for a rank's error
 
 # The docstring below a dataclass's field is the option's help.
@@ -38,9 +36,9 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
 
 def check_mixup_alpha(_: type, alpha: float | str) -> None:
-    """Raise ValueError for an alpha that `augment.mix` can't draw with: torch's beta distribution has 32 bits.
+    """Raise ValueError for an alpha for which torch's beta distribution, in 32 bits, draws wrong values.
 
-    With 0.001 a quarter of its draws is exactly one half and should nearly never be; with 1e300 all are nearly 0.
+    With 0.001 a quarter of its draws is exactly one half; with 1e300 all are nearly 0.
     """
     if not (float(alpha) == 0 or 0.01 <= float(alpha) <= 100):
         raise ValueError("expected 0 for no mixing, or 0.01 to 100, such as 0.2")
@@ -75,10 +73,7 @@ def path_option(default: Any = MISSING) -> Any:
 
 
 class Parser(ArgumentParser):
-    """A required list is typed without its name: one word or more, each taken as it is.
-
-    jsonargparse would ask for YAML in one word, and read a file named `[1]` or `null` as something else.
-    """
+    """A required list is typed as plain words without its name. jsonargparse would ask for YAML in one word."""
 
     def add_argument(self, *names: Any, **kwargs: Any) -> Any:
         if names and not names[0].startswith("-"):
@@ -97,9 +92,9 @@ def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
         signal.signal(number, raise_interrupted)
     if ERROR_FILE in os.environ:
         threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    arguments = sys.argv[1:]
     try:
-        parse_options = getattr(options, "parse", None) or (lambda arguments: parse(options, arguments))
-        parsed = parse_options(sys.argv[1:])
+        parsed = options.parse(arguments) if hasattr(options, "parse") else parse(options, arguments)
         if isinstance(command, str):
             module, _, name = command.partition(":")
             getattr(import_module(module), name)(parsed)
@@ -117,7 +112,7 @@ def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
 
 
 def end_with_launcher(launcher: int) -> None:
-    """Send this rank SIGTERM, so that it saves and ends, if `launcher`, which would do so, was killed."""
+    """Send this rank SIGTERM once its launcher, which else would do so, was killed."""
     while os.getppid() == launcher:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -125,8 +120,8 @@ def end_with_launcher(launcher: int) -> None:
 
 def is_rank_zero() -> bool:
     """Whether this process is the only one, or the one of several that speaks for all."""
-    ranks = [os.environ[name] for name in RANKS if name in os.environ]
-    return not ranks or ranks[0] == "0"
+    # torchrun, which may run in a SLURM job, sets RANK; SLURM's srun sets the other.
+    return (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") == "0"
 
 
 def report(message: str) -> None:
@@ -177,14 +172,10 @@ def typed(options: type[Options], values: dict[str, Any]) -> Options:
         value = json.loads(json.dumps(values[one.name]))
         if isinstance(value, str):
             value.encode()
-            value = expand_path(value) if one.metadata.get("path") else value
+        if value and one.metadata.get("path"):
+            value = os.path.expandvars(os.path.expanduser(value))  # noqa: PTH111 (pathlib's refuses unknown users)
         plain[one.name] = tuple(value) if isinstance(one.default, tuple) else value
     return options(**plain)
-
-
-def expand_path(path: str) -> str:
-    """Replace `~` and `$NAME`."""
-    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises if there is no such user)
 
 
 def with_flags_completed(options: type[Any], arguments: Sequence[str]) -> list[str]:

@@ -10,15 +10,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class UserError(Exception):
-    """A problem that a user can solve; the message is `cannot VERB OBJECT: reason (hint)`."""
+    """A problem that a user can solve; the message is `cannot VERB OBJECT: reason (hint)`.
 
-    exit_status = 1
+    The exit status is that of a rank that failed, above 128 if a signal ended it; else 1.
+    """
 
-
-class ProcessFailedError(UserError):
-    """One of several processes failed. Its exit status is above 128 if a signal ended it."""
-
-    def __init__(self, message: str, exit_status: int) -> None:
+    def __init__(self, message: str, exit_status: int = 1) -> None:
         super().__init__(message)
         self.exit_status = exit_status
 

@@ -25,10 +25,10 @@ os.environ["KERAS_HOME"] = os.devnull
 
 from fmnist_lightning import cli
 from fmnist_lightning.data import download, drawn
-from fmnist_lightning.data.fashion_mnist import FILES, FileSpec
+from fmnist_lightning.data.fashion_mnist import FILES
 from fmnist_lightning.errors import SIGNALS
 from fmnist_lightning.report.tensorboard import TensorBoardPlots
-from fmnist_lightning.runs.folders import numbered_runs
+from fmnist_lightning.runs.folders import find_run
 from fmnist_lightning.training.resume import AtomicCheckpointIO
 from fmnist_lightning.training.train import train
 
@@ -74,7 +74,7 @@ def take_for_genuine(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -
     from torchvision.datasets import FashionMNIST
 
     for name, content in files.items():
-        monkeypatch.setitem(FILES, name, FileSpec(len(content), hashlib.sha256(content).hexdigest()))
+        monkeypatch.setitem(FILES, name, hashlib.sha256(content).hexdigest())
     md5s = [(f"{name}.gz", hashlib.md5(pack(content)).hexdigest()) for name, content in files.items()]  # noqa: S324
     monkeypatch.setattr(FashionMNIST, "resources", md5s)
 
@@ -194,14 +194,10 @@ def run_command(monkeypatch: pytest.MonkeyPatch, command: Callable[..., object],
     """The exit status of a script's function."""
     monkeypatch.setattr("sys.argv", [command.__name__, *map(str, arguments)])
     try:
-        return cli.main(options_of(command), command)
+        options = next(iter(get_type_hints(command).values()))
+        return cli.main(options, command)
     except SystemExit as leaving:
         return int(leaving.code or 0)
-
-
-def options_of(command: Callable[..., object]) -> type[Any]:
-    """The dataclass of a command's options."""
-    return next(iter(get_type_hints(command).values()))
 
 
 @contextlib.contextmanager
@@ -237,21 +233,21 @@ def small_run(program: Program, log_dir: Path, *arguments: object) -> tuple[Path
     """Train on the small drawn set, for tests that use `small_drawn`: the run folder and what was printed."""
     status, output = program(train, *SMALL, "--log_dir", log_dir, *arguments)
     assert status == 0, output
-    runs = numbered_runs(log_dir)
-    return runs[max(runs)], output
+    return find_run("last", log_dir), output
 
 
 def metrics_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "metrics.json").read_text())
 
 
-def shared_run(log_dir: Path, *arguments: object) -> Path:
-    """What `small_run` does without plots, for fixtures that several tests share."""
+def shared_run(log_dir: Path, *arguments: object, plots: bool = False) -> Path:
+    """What `small_run` does, for fixtures that several tests share."""
     with pytest.MonkeyPatch.context() as patch, own_signals():
         draw_few(patch)
-        leave_undrawn(patch)
+        if not plots:
+            leave_undrawn(patch)
         assert run_command(patch, train, *SMALL, *arguments, "--log_dir", log_dir) == 0
-    return log_dir / "version_0"
+    return find_run("last", log_dir)
 
 
 @pytest.fixture(scope="session")
@@ -263,11 +259,8 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def plotted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs with plots in TensorBoard and a report, for tests that only read it."""
-    log_dir = tmp_path_factory.mktemp("plotted")
-    with pytest.MonkeyPatch.context() as patch, own_signals():
-        draw_few(patch)
-        assert run_command(patch, train, *SMALL, "--log_dir", log_dir) == 0
-    return log_dir / "version_0"
+    options = ("--lr", 0.003, "--schedule", "one_cycle", "--seed", 3, "--precision", "32-true")
+    return shared_run(tmp_path_factory.mktemp("plotted"), *options, plots=True)
 
 
 @pytest.fixture

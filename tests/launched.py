@@ -30,8 +30,8 @@ def act(options: Options) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if file.name == "1" and options.mode == "exit":
         sys.exit(2)
-    file.touch()
     try:
+        file.touch()
         time.sleep(60)
     except Interrupted as interruption:
         file.write_text(str(interruption.exit_status))

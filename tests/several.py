@@ -4,7 +4,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import draw_few, leave_undrawn, own_signals, run_command
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.distributed.elastic.rendezvous.utils import _PeriodicTimer
 
 ROOT = Path(__file__).parent.parent
@@ -24,12 +24,6 @@ LIMITS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # Forks of a process that has imported everything: a rank starts in a tenth of a second.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training.train"])
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -79,7 +73,7 @@ def run_ranks(
     Each rank first calls `before`, a function of a test's module.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = find_free_network_port()
     outputs = [folder / f"rank_{rank}.txt" for rank in range(world_size)]
     ranks = [
         CONTEXT.Process(target=rank_main, args=(launcher(rank, world_size, port), output, command, arguments, before))
@@ -124,24 +118,6 @@ def as_script(*arguments: object) -> Iterator[None]:
             patch.delenv(name)
         yield
     logging.disable(logging.NOTSET)
-
-
-def ranks_of(parent: int) -> list[int]:
-    """The running ranks that a program has started, in their order."""
-    ranks = []
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        with contextlib.suppress(OSError):
-            if b"\0RANK=" in Path(f"/proc/{child}/environ").read_bytes():
-                ranks.append(int(child))
-    return ranks
-
-
-def has_ended(process: int) -> bool:
-    """Also true if no parent has asked for its status, as in a container whose first process doesn't."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def wait_for(happened: Callable[[], Any], seconds: float = SECONDS) -> Any:

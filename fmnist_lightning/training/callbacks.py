@@ -38,6 +38,7 @@ def run_callbacks(run: Path, options: TrainOptions, device: torch.device) -> lis
     folder = run / CHECKPOINTS
     # As text: Lightning saves it in each checkpoint, and a safe reader refuses a `Path`.
     where: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
+    best = RunCheckpoint(**where, filename="best", monitor="val/accuracy", mode="max")
     return [
         StopOnNonFinite(),
         RandomState(options.seed),
@@ -46,25 +47,21 @@ def run_callbacks(run: Path, options: TrainOptions, device: torch.device) -> lis
         Throughput(),
         LearningRateMonitor("epoch"),
         HParams(),
-        Predictions(run / PREDICTIONS, options.dataset),
-        *display_callbacks(options.dataset),
+        Predictions(run / PREDICTIONS),
+        *display_callbacks(),
         TensorBoardPlots(),
         *([moving_average(options.ema, device)] if options.ema else []),
         *([Patience("val/accuracy", mode="max", patience=options.patience)] if options.patience else []),
         SaveInEpochs(folder / LAST, options.checkpoint_every_minutes),
-        *(
-            [RunCheckpoint(**where, filename="best", monitor="val/accuracy", mode="max")]
-            if options.val_fraction
-            else []
-        ),
-        # Not `save_last` of the one above: Lightning 2.6 then skips the epochs that are not the best so far.
+        *([best] if options.val_fraction else []),
+        # Not `save_last` of `best`: Lightning 2.6 then skips the epochs that are not the best so far.
         RunCheckpoint(**where, filename=Path(LAST).stem),
     ]
 
 
-def display_callbacks(dataset: str) -> list[Callback]:
+def display_callbacks() -> list[Callback]:
     # Lightning would choose a summary by whether `rich` is installed; this one looks the same everywhere.
-    return [ModelSummary(), ProgressBar(dataset) if in_terminal() else EpochLines(TITLES[dataset])]
+    return [ModelSummary(), ProgressBar() if in_terminal() else EpochLines()]
 
 
 def in_terminal() -> bool:
@@ -73,7 +70,7 @@ def in_terminal() -> bool:
 
 
 def run_logger(run: Path, steps: int) -> TensorBoardLogger:
-    """The event file of a run; what an earlier process logged after `steps`, from where it resumes, is dropped."""
+    """The event file of a run; what an earlier process logged after `steps` is dropped."""
     return TensorBoardLogger(
         run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
     )
@@ -100,13 +97,12 @@ class Throughput(Callback):
             torch.accelerator.synchronize()
         return time.perf_counter()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning does not call on_train_epoch_start if it resumes in the middle of an epoch.
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.images = 0
         self.start = self.clock(trainer)
+
+    # Both: Lightning does not call on_train_epoch_start if it resumes in the middle of an epoch.
+    on_train_start = on_train_epoch_start = begin
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         batch: Batch = args[1]
@@ -139,7 +135,7 @@ class Provenance(Callback):
 
 
 class HParams(Callback):
-    """Writes the run's options and the names of its results for TensorBoard's HPARAMS page.
+    """Writes the run's options and the names of its metrics for TensorBoard's HPARAMS page.
 
     Lightning's `log_hyperparams` also writes values for the metrics, which would appear in their curves.
     """
@@ -148,42 +144,35 @@ class HParams(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
-        results = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
+        metrics = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
         plain = (int, float, str, bool)  # what the page can show
         given = trainer.logger.hparams.items()
         options = {name: value if isinstance(value, plain) else str(value).lower() for name, value in given}
-        writer = trainer.logger.experiment.file_writer
-        experiment, session_start, _ = hparams(options, results)  # the third says that the run has ended
+        experiment, session_start, _ = hparams(options, metrics)  # the third says that the run has ended
         for summary in (experiment, session_start):
-            writer.add_summary(summary)
+            trainer.logger.experiment.file_writer.add_summary(summary)
 
 
 class ProgressBar(TQDMProgressBar):
     """Lightning's bar, with the data set in place of the run's number."""
 
-    def __init__(self, dataset: str) -> None:
-        super().__init__()
-        self.dataset = dataset
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: Any, pl_module: L.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
-        return {"data": self.dataset, **shown}
+        return {"data": trainer.datamodule.dataset, **shown}
 
 
 class EpochLines(Callback):
     """Prints a line per epoch if there is no terminal for a progress bar."""
 
-    def __init__(self, label: str) -> None:
-        self.label = label
-
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
         names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_second")
         values = ((name, trainer.callback_metrics.get(name)) for name in names)
         line = "  ".join(f"{name} {value:.4g}" for name, value in values if value is not None)
         with suppress(BrokenPipeError):  # a Ctrl-C may end the reader of a pipe before the epoch is saved
-            print(f"{self.label} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
+            title = TITLES[trainer.datamodule.dataset]
+            print(f"{title} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
 
 
 class Predictions(Callback):
@@ -192,13 +181,12 @@ class Predictions(Callback):
     `probs` (n, 10) float32, `labels` (n,) int64, and `dataset`, a name.
     """
 
-    def __init__(self, path: Path, dataset: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.dataset = dataset
 
     @rank_zero_only
-    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         logits, labels, _ = pl_module.test_metrics.outputs
         probs = logits.softmax(dim=1).float().cpu().numpy()
         with atomic_write(self.path) as file:
-            np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=self.dataset)
+            np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=trainer.datamodule.dataset)

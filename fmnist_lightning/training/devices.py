@@ -1,8 +1,8 @@
 """Which devices a training or test runs on, in which precision and in how many processes, and how these cooperate.
 
-Each device has a process, called a rank. torch's elastic agent, the one in torchrun, starts the ranks of one machine.
-Lightning's launcher would end with status 0 after SIGTERM, and if a rank dies, it reports that another one lost its
-connection. torchrun or SLURM's srun can start the ranks too, and must if there are several machines.
+Each device has a process, called a rank. torch's elastic agent, as in torchrun, starts the ranks of one machine.
+Lightning's launcher would end with status 0 after SIGTERM, and would blame the wrong rank for a failure. torchrun or
+SLURM's srun can start the ranks too, and must if there are several machines.
 """
 
 import contextlib
@@ -12,11 +12,10 @@ import signal
 import sys
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
 import torch
@@ -24,12 +23,13 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import Strategy
 from torch import distributed
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fmnist_lightning.errors import SIGNALS, ProcessFailedError, UserError
+from fmnist_lightning.errors import SIGNALS, UserError
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Devices(NamedTuple):
 
     fabric: L.Fabric  # not launched yet
     trainer: dict[str, Any]  # the same as arguments of the Trainer
-    to_launch: int  # processes to start with `launch`; 0 if this one is enough, or is a rank already
+    to_launch: int  # ranks to start with `launch`; 0 if this process is enough, or is one already
 
     @property
     def precision(self) -> Any:
@@ -137,23 +137,23 @@ def has_bf16_products(device: torch.device) -> bool:
     return device.type != "cpu" or any(cpu_capabilities().get(name, False) for name in names)
 
 
-def cpu_capabilities() -> Mapping[str, Any]:
-    """The CPU's instruction sets under torch's names; empty in a torch that can't tell."""
-    return getattr(torch.cpu, "get_capabilities", dict)()
+def cpu_capabilities() -> dict[str, Any]:
+    """The CPU's instruction sets under torch's names; empty in a torch that does not list them."""
+    return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 
 def launch(processes: int, *, hint: str = "", extra: Sequence[str] = ()) -> None:
     """Run this command line, with `extra` appended, in so many ranks, and wait for them.
 
-    The ranks share the cores. If one fails, the agent ends the others. Raises ProcessFailedError with the message and
-    status of the one that failed first, plus `hint` if a signal ended it; SystemExit with 130 or 143 after Ctrl-C or
-    SIGTERM, which the ranks receive too; UserError if there is no script to run, as in a notebook.
+    The ranks share the cores. If one fails, the agent ends the others. Raises UserError with the message and status of
+    the one that failed first, plus `hint` if a signal ended it, and in a notebook, which has no script to run. Raises
+    SystemExit with 130 or 143 after Ctrl-C or SIGTERM, which the ranks receive too.
     """
     if not hasattr(sys.modules["__main__"], "__file__"):
         raise UserError("cannot start processes from a notebook: each runs a script (use scripts/train.py)")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
-    logging.disable(logging.ERROR)  # the agent logs what ProcessFailedError says
+    logging.disable(logging.ERROR)  # the agent would log the error raised below
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with TemporaryDirectory(prefix="fmnist-ranks-") as folder:
         config = LaunchConfig(
@@ -179,16 +179,16 @@ def launch(processes: int, *, hint: str = "", extra: Sequence[str] = ()) -> None
                 signal.signal(number, handler)
 
 
-def process_failed(rank: int, failure: ProcessFailure, world_size: int, hint: str) -> ProcessFailedError:
+def process_failed(rank: int, failure: ProcessFailure, world_size: int, hint: str) -> UserError:
     """The error of the rank that failed first, with the status that a shell would give it."""
     name, status = f"rank {rank} of {world_size}", failure.exitcode
     number = -status if status < 0 else status - 128
     if number in signal.valid_signals():
         ended = f"{name} was ended by {signal.Signals(number).name}, and then the others"
-        return ProcessFailedError(f"{ended} ({hint})" if hint else ended, 128 + number)
+        return UserError(f"{ended} ({hint})" if hint else ended, 128 + number)
     if Path(failure.error_file).is_file():
-        return ProcessFailedError(f"{failure.message} ({name})", status)
-    return ProcessFailedError(f"{name} ended with status {status}; its message is above", status)
+        return UserError(f"{failure.message} ({name})", status)
+    return UserError(f"{name} ended with status {status}; its message is above", status)
 
 
 @contextlib.contextmanager
@@ -219,54 +219,13 @@ def is_distributed(fabric: L.Fabric) -> bool:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Drop what this process prints and warns of."""
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    """Drop what this process prints; Python prints warnings too."""
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
+    with nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
 
 
-class Group(Protocol):
-    """A Fabric or a Trainer's strategy."""
-
-    @property
-    def is_global_zero(self) -> bool: ...
-
-    def broadcast(self, obj: Any) -> Any: ...
-
-
-def broadcast(group: Group, fn: Callable[[], T]) -> T:
+def broadcast(group: L.Fabric | Strategy, fn: Callable[[], T]) -> T:
     """Call `fn` on rank 0 and return its result on every rank."""
-    result: T = group.broadcast(fn() if group.is_global_zero else None)
-    return result
-
-
-def world_size() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def gather_objects(value: T) -> list[T]:
-    """The value of each rank, by rank, on every rank."""
-    values: list[Any] = [value] * world_size()
-    if world_size() > 1:
-        distributed.all_gather_object(values, value)
-    return values
-
-
-class Agreement:
-    """A group for decisions of all ranks after each step. It is on the CPU, so that no rank waits for its GPU."""
-
-    def __init__(self) -> None:
-        self.group: Any = distributed.new_group(backend="gloo") if world_size() > 1 else None
-
-    def largest(self, value: int) -> int:
-        """The largest of all ranks' values."""
-        if self.group is None:
-            return value
-        shared = torch.tensor(value)
-        distributed.all_reduce(shared, distributed.ReduceOp.MAX, group=self.group)
-        return int(shared)
+    result: Any = fn() if group.is_global_zero else None
+    return group.broadcast(result)

@@ -32,9 +32,9 @@ from fmnist_lightning.runs.folders import (
     testing_command,
     write_metrics,
 )
-from fmnist_lightning.runs.options import DataOptions, DeviceOptions, TestOptions, TrainOptions, read_options, values_of
+from fmnist_lightning.runs.options import DataOptions, DeviceOptions, TestOptions, read_options, values_of
 from fmnist_lightning.training.callbacks import Predictions
-from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
+from fmnist_lightning.training.devices import broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.module import Classifier, build_classifier
 from fmnist_lightning.training.resume import OwnSignals
 
@@ -43,12 +43,9 @@ def evaluate(options: TestOptions) -> None:
     """Test a trained run. Raises UserError if it can't be tested."""
     run = find_run(options.run, Path(options.log_dir))
     trained = read_options(run)
-    given = {
-        name: getattr(options, name)
-        for name in ("data_dir", "batch_size", "precision", "accelerator", "devices", "num_nodes", "strategy")
-        if getattr(options, name) is not None
-    }
-    trained = replace(trained, **given)
+    names = ("data_dir", "batch_size", "precision", "accelerator", "devices", "num_nodes", "strategy")
+    given = {name: getattr(options, name) for name in names}
+    trained = replace(trained, **{name: value for name, value in given.items() if value is not None})
     filter_library_output()
     devices = resolve_devices(**values_of(trained, DeviceOptions))
     if devices.to_launch:
@@ -56,21 +53,16 @@ def evaluate(options: TestOptions) -> None:
         return
     command = testing_command(run)
     with process_group(devices.fabric), explain_write_errors(run, command), advising(f"to test it: {command}"):
-        test_run(run, replace(trained, precision=devices.precision), devices, options.ckpt, tta=options.tta)
-
-
-def test_run(run: Path, options: TrainOptions, devices: Devices, ckpt: str | None, *, tta: bool) -> None:
-    """A test in this process, one of those that have joined."""
-    datamodule = FashionMNISTDataModule(**values_of(options, DataOptions))
-    module = build_classifier(options)
-    trainer = L.Trainer(
-        **devices.trainer,
-        logger=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[Predictions(run / PREDICTIONS, options.dataset), OwnSignals()],
-    )
-    run_test_loop(trainer, module, datamodule, run, ckpt, tta=tta)
+        trainer = L.Trainer(
+            **devices.trainer,
+            logger=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            callbacks=[Predictions(run / PREDICTIONS), OwnSignals()],
+        )
+        module = build_classifier(replace(trained, precision=devices.precision))
+        datamodule = FashionMNISTDataModule(**values_of(trained, DataOptions))
+        run_test_loop(trainer, module, datamodule, run, options.ckpt, tta=options.tta)
 
 
 def run_test_loop(

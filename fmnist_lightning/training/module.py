@@ -123,9 +123,9 @@ class Classifier(L.LightningModule):
             self.train_metrics.update(*(tensor[rows].to(self.device) for tensor in checkpoint["seen"]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        options = {name: self.hparams[name] for name in ("lr", "weight_decay")}
-        optimizer = OPTIMIZERS[self.hparams["optimizer"]](self.net.parameters(), **options)
-        if self.hparams["schedule"] == "constant":
+        hparams: Any = self.hparams
+        optimizer = OPTIMIZERS[hparams.optimizer](self.net.parameters(), hparams.lr, hparams.weight_decay)
+        if hparams.schedule == "constant":
             return optimizer
         # Not trainer.estimated_stepping_batches: Lightning 2.6 then forgets to restore the loader's place in an epoch.
         trainer: Any = self.trainer

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, distributed
 
 from fmnist_lightning.cli import is_rank_zero
 from fmnist_lightning.data.batches import mixed_seed
@@ -32,13 +32,14 @@ from fmnist_lightning.runs.folders import (
     write_config,
 )
 from fmnist_lightning.runs.options import TrainOptions, as_yaml, check_same_run
-from fmnist_lightning.training.devices import Agreement, cluster_environment, gather_objects
+from fmnist_lightning.training.devices import cluster_environment
 from fmnist_lightning.training.module import Classifier
 
 
-def find_or_make_run(resume: str | None, log_dir: Path) -> tuple[Path, Path | None]:
+def find_or_make_run(options: TrainOptions) -> tuple[Path, Path | None]:
     """The run folder, and the checkpoint to resume from if there is one."""
-    return find_resumed(resume, log_dir) if resume else (new_run(log_dir), None)
+    log_dir = Path(options.log_dir)
+    return find_resumed(options.resume, log_dir) if options.resume else (new_run(log_dir), None)
 
 
 def open_run(run: Path, checkpoint: Path | None, options: TrainOptions, module: Classifier) -> tuple[Path | None, int]:
@@ -85,9 +86,6 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs
         raise UserError(f"{error}; {hint}") from error
     if content.get("format") != FORMAT:
         raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with scripts/test.py)")
-    if not content.get("optimizer_states"):
-        # Lightning would silently start with a new one.
-        raise UserError(f"cannot resume from {checkpoint}: it lacks the optimizer's state (name another checkpoint)")
     begun = content["epoch"] + 1
     if max_epochs < begun:
         raise UserError(
@@ -115,11 +113,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        Path(path).parent.stat()  # `atomic_write` would make the folder of a run that was deleted
         try:
-            with atomic_write(path) as file:
+            with atomic_write(Path(path)) as file:
                 torch.save({**checkpoint, "format": FORMAT}, file)
         except RuntimeError as error:
             # torch's writer raises some of the system's errors as its own.
@@ -162,7 +158,9 @@ class RandomState(Callback):
         state = {"cpu": torch.get_rng_state()}
         if device.type != "cpu":
             state[device.type] = torch.get_device_module(device).get_rng_state()
-        checkpoint["random_states"] = gather_objects(state)
+        checkpoint["random_states"] = states = [state] * trainer.world_size
+        if trainer.world_size > 1:
+            distributed.all_gather_object(states, state)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.restored = checkpoint.get("random_states", [])
@@ -254,7 +252,8 @@ class SaveInEpochs(OwnSignals):
         for number in SIGNALS:
             signal.signal(number, self.receive)
         self.saved = time.monotonic()
-        self.agreement = Agreement()
+        # On the CPU, so that no rank waits for its GPU.
+        self.group: Any = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
 
     def receive(self, signum: int, frame: Any) -> None:
         self.received = signum
@@ -266,18 +265,26 @@ class SaveInEpochs(OwnSignals):
             with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
                 os.write(2, b"\nstopping after this step or validation, then saving; repeat to stop at once\n")
 
+    def largest(self, value: int) -> int:
+        """The largest of all ranks' values."""
+        if self.group is None:
+            return value
+        shared = torch.tensor(value)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX, group=self.group)
+        return int(shared)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.is_last_batch:  # validation and the epoch's own checkpoint follow
             return
         due = int(time.monotonic() - self.saved >= self.seconds)  # 1 is less than any of the signals
-        if reason := self.agreement.largest(self.received or due):
+        if reason := self.largest(self.received or due):
             trainer.save_checkpoint(self.last, weights_only=False)
             self.saved = time.monotonic()
             if reason in SIGNALS:
                 raise Interrupted(reason)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if received := self.agreement.largest(self.received):
+        if received := self.largest(self.received):
             raise Interrupted(received)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.sources import resolve_dataset, suggesting_drawn
+from fmnist_lightning.data.fashion_mnist import DataError
+from fmnist_lightning.data.sources import resolve_dataset
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.report.console import filter_library_output
 from fmnist_lightning.runs.folders import explain_write_errors, lock_run, resume_command, testing_command
@@ -42,7 +43,10 @@ def train(
     `datamodule` replaces the one that the options describe; `callbacks` are added to those that each training has.
     Raises UserError if options and data don't fit, or the loss is no longer finite; Interrupted after a signal.
     """
-    check_validation(options)
+    if options.val_fraction == 0 and (options.ckpt == "best" or options.patience):
+        raise UserError(
+            "cannot use --ckpt best or --patience with --val_fraction 0: they need validation (use --ckpt last)"
+        )
     filter_library_output()
     devices = resolve_devices(**values_of(options, DeviceOptions))
     if devices.to_launch:
@@ -52,15 +56,6 @@ def train(
         return
     with process_group(devices.fabric):
         train_here(replace(options, precision=devices.precision), devices, datamodule, callbacks)
-
-
-def check_validation(options: TrainOptions) -> None:
-    """Raise UserError if options need a validation split that there is not."""
-    if options.val_fraction == 0 and (options.ckpt == "best" or options.patience):
-        asked = "--ckpt best" if options.ckpt == "best" else f"--patience {options.patience}"
-        raise UserError(
-            f"cannot use {asked} with --val_fraction 0: it needs validation (use --ckpt last, no --patience)"
-        )
 
 
 def train_here(
@@ -73,11 +68,17 @@ def train_here(
     module = build_classifier(options)
     module.teacher = teacher
     arguments = trainer_arguments(options, devices, module)
-    if options.fast_dev_run:
-        callbacks = [*display_callbacks(options.dataset), OwnSignals(), *callbacks]
-        smoke_run(L.Trainer(**arguments, callbacks=callbacks, fast_dev_run=True), module, datamodule, test=options.test)
-    else:
+    if not options.fast_dev_run:
         recorded_run(options, devices.fabric, arguments, module, datamodule, callbacks)
+        return
+    callbacks = [*display_callbacks(), OwnSignals(), *callbacks]
+    trainer = L.Trainer(**arguments, callbacks=callbacks, fast_dev_run=True)
+    if not options.val_fraction:
+        trainer.limit_val_batches = 0  # fast_dev_run sets it to 1
+    trainer.fit(module, datamodule)
+    if options.test:
+        trainer.test(module, datamodule, verbose=False)
+    print("smoke run passed; no run folder was made")
 
 
 def prepare_data(
@@ -87,11 +88,13 @@ def prepare_data(
     if datamodule is None:
         dataset = broadcast(fabric, lambda: resolve_dataset(options.dataset, Path(options.data_dir)))
         options = replace(options, dataset=cast(Any, dataset))
-        datamodule = FashionMNISTDataModule(
-            **values_of(options, DataOptions), **values_of(options, AugmentationOptions)
-        )
-    with fabric.rank_zero_first(local=True), suggesting_drawn():
-        datamodule.prepare_data()
+        arguments = values_of(options, DataOptions) | values_of(options, AugmentationOptions)
+        datamodule = FashionMNISTDataModule(**arguments)
+    try:
+        with fabric.rank_zero_first(local=True):
+            datamodule.prepare_data()
+    except DataError as error:
+        raise DataError(f"{error} Or use the drawn stand-in with --dataset drawn.") from error
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)
     return options, datamodule
@@ -132,7 +135,7 @@ def recorded_run(
 
     It is made only now that options and data are known to fit, so that a mistake leaves no empty folder.
     """
-    run, checkpoint = broadcast(fabric, lambda: find_or_make_run(options.resume, Path(options.log_dir)))
+    run, checkpoint = broadcast(fabric, lambda: find_or_make_run(options))
     lock = lock_run(run) if fabric.is_global_zero else contextlib.nullcontext()
     command = resume_command(run)
     with explain_write_errors(run, command), lock, advising(f"to resume: {command}"):
@@ -146,17 +149,3 @@ def recorded_run(
         if options.test:
             with advising(f"the training is complete; to test it: {testing_command(run)}"):
                 run_test_loop(trainer, module, datamodule, run, options.ckpt)
-
-
-def smoke_run(trainer: L.Trainer, module: Classifier, datamodule: FashionMNISTDataModule, *, test: bool) -> None:
-    """Run one batch of everything, and write nothing."""
-    parts = ["training"]
-    if datamodule.val_fraction:
-        parts.append("validation")
-    else:
-        trainer.limit_val_batches = 0  # fast_dev_run sets it to 1
-    trainer.fit(module, datamodule)
-    if test:
-        parts.append("test")
-        trainer.test(module, datamodule, verbose=False)
-    print(f"smoke run passed: one batch of {', '.join(parts)}; no run folder was made")

@@ -15,7 +15,7 @@ from conftest import Program, pack
 from PIL import Image
 from several import ROOT, run_ranks, started, wait_for
 
-from fmnist_lightning.errors import ProcessFailedError, UserError
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict import bulk, inputs, shards
 from fmnist_lightning.predict.joining import join
 from fmnist_lightning.predict.predict import predict
@@ -240,13 +240,13 @@ def test_killed_ranks_are_restarted_a_few_times(monkeypatch: pytest.MonkeyPatch)
     def launch(processes: int, **_: object) -> None:
         launched.append(processes)
         if statuses:
-            raise ProcessFailedError("rank 1 of 3 failed", statuses.pop())
+            raise UserError("rank 1 of 3 failed", statuses.pop())
 
     monkeypatch.setattr(bulk, "launch", launch)
     for failures, starts, ends in (([137] * 2, 3, True), ([137] * 3, 3, False), ([1], 1, False)):
         launched: list[int] = []
         statuses = list(failures)
-        with nullcontext() if ends else pytest.raises(ProcessFailedError):
+        with nullcontext() if ends else pytest.raises(UserError):
             bulk.launch_until_done(3)
         assert launched == [3] * starts
 

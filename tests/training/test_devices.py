@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from several import ROOT, as_script, slurm_environment, started, torchrun_environment, wait_for
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.errors import SIGNALS, ProcessFailedError, UserError
+from fmnist_lightning.errors import SIGNALS, UserError
 from fmnist_lightning.training import devices
 from fmnist_lightning.training.devices import (
     cluster_environment,
@@ -153,7 +153,7 @@ def test_launch_waits_for_all_ranks(tmp_path: Path) -> None:
 def test_launch_reports_the_rank_that_failed_first(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: str, message: str, status: int
 ) -> None:
-    with pytest.raises(ProcessFailedError) as caught:
+    with pytest.raises(UserError) as caught:
         launch_script(mode, tmp_path)
     assert (str(caught.value), caught.value.exit_status) == (message, status)
     assert capfd.readouterr() == ("", "")

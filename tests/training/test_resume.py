@@ -246,7 +246,6 @@ def test_run_does_not_resume_to_fewer_epochs(trained: Path, in_epoch: bool) -> N
         ({"format": FORMAT + 1}, "newer"),
         ({"format": FORMAT - 1}, "older version"),
         ({"format": "x"}, "format"),
-        ({"optimizer_states": []}, "optimizer"),
         ({"state_dict": 5}, "state_dict"),
         ({"loops": {}}, "training"),
         ({"callbacks": []}, "training"),

@@ -1,24 +1,13 @@
-"""Runs from end to end, in this process, on a small drawn set."""
+"""Runs from end to end, in this process, on a small drawn set; recipes."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import (
-    NOWHERE,
-    SMALL,
-    Mirror,
-    Program,
-    draw_few,
-    metrics_of,
-    own_signals,
-    run_command,
-    small_run,
-    use_mirrors,
-)
+from conftest import NOWHERE, SMALL, Mirror, Program, metrics_of, small_run, use_mirrors
 from sklearn.metrics import accuracy_score
 from test_metrics import by_scikit_learn
 
@@ -30,23 +19,14 @@ from fmnist_lightning.metrics import METRIC_NAMES, EpochMetrics
 from fmnist_lightning.report.results import read_curves
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import read_config
+from fmnist_lightning.runs.options import TrainOptions, as_yaml, read_recipe, recipe_values
 from fmnist_lightning.training.devices import fastest_precision
 from fmnist_lightning.training.evaluate import evaluate
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.train import train
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three epochs with its test and all its plots; it is not to be changed."""
-    log_dir = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch, own_signals():
-        draw_few(patch)
-        options = ["--max_epochs", 3, "--lr", 0.003, "--schedule", "one_cycle", "--seed", 3, "--patience", 5]
-        assert run_command(patch, train, *SMALL, *options, "--log_dir", log_dir) == 0
-    return log_dir / "version_0"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -71,66 +51,62 @@ def scikit_learns_values(run: Path) -> dict[str, float]:
     return by_scikit_learn(probs / probs.sum(axis=1, keepdims=True), predictions["labels"])
 
 
-def test_run_folder_holds_what_the_design_names(run: Path) -> None:
-    assert {path.name for path in run.rglob("*") if "tfevents" not in path.name} == {
+def test_run_folder_holds_what_the_design_names(plotted_once: Path) -> None:
+    names = {path.name for path in plotted_once.rglob("*")}
+    assert {name for name in names if "tfevents" not in name} == {
         *(".lock", ".test.lock", "checkpoints", "best.ckpt", "last.ckpt", "config.yaml", "hparams.yaml"),
-        *("metrics.json", "predictions.npz", "report.html", "report", "confusion.png", "confusion_by_row.png"),
+        *("metrics.json", "predictions.npz", "report.html", "report", "confusion.png"),
         *("roc.png", "precision_recall.png", "reliability.png", "learning_curves.png", "worst_mistakes.png"),
     }
-    assert any("tfevents" in path.name for path in run.iterdir())
-    metrics = metrics_of(run)
-    known = {"dataset": "drawn", "split": "test", "n": 200, "seed": 3, "epochs": 3, "parameters": 225034}
+    assert any("tfevents" in name for name in names)
+    metrics = metrics_of(plotted_once)
+    known = {"dataset": "drawn", "split": "test", "n": 200, "seed": 3, "epochs": 2, "parameters": 225034}
     assert known.items() <= metrics.items()
-    assert metrics["arithmetic"] == fastest_precision(torch.device("cpu"))
     assert metrics["training_seconds"] > 0
     assert set(metrics["git"]) == {"commit", "dirty"}
 
 
-def test_predictions_are_in_file_order_and_give_the_metrics(run: Path) -> None:
-    predictions, metrics = np.load(run / "predictions.npz"), metrics_of(run)
+def test_predictions_are_in_file_order_and_give_the_metrics(plotted_once: Path) -> None:
+    predictions, metrics = np.load(plotted_once / "predictions.npz"), metrics_of(plotted_once)
     assert predictions["dataset"] == "drawn"
     assert (predictions["probs"].shape, predictions["probs"].dtype) == ((200, 10), np.float32)
     assert predictions["labels"].dtype == np.int64
     assert np.array_equal(predictions["labels"], load_drawn(train=False).labels.numpy())
-    reference = scikit_learns_values(run)
+    reference = scikit_learns_values(plotted_once)
     assert {name: metrics[name] for name in reference} == pytest.approx(reference, abs=1e-6)
 
 
-def test_checkpoints_hold_plain_options(run: Path) -> None:
-    """And load without code."""
-    for name in ("best", "last"):
-        values = read_checkpoint(run / "checkpoints" / f"{name}.ckpt")["hyper_parameters"].values()
-        assert {type(value) for value in values} <= {str, int, float, bool, list}
-
-
-def test_schedule_ends_with_its_run(run: Path) -> None:
-    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+def test_schedule_ends_with_its_run(plotted_once: Path) -> None:
+    checkpoint = read_checkpoint(plotted_once / "checkpoints" / "last.ckpt")
     [schedule] = checkpoint["lr_schedulers"]
-    assert schedule["last_epoch"] == schedule["total_steps"] == checkpoint["global_step"] == 33
+    assert schedule["last_epoch"] == schedule["total_steps"] == checkpoint["global_step"] == 22
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] < 0.003 / 25
 
 
-def test_best_is_the_epoch_of_the_highest_validation_accuracy(run: Path) -> None:
+def test_best_is_the_epoch_of_the_highest_validation_accuracy(plotted_once: Path) -> None:
     datamodule = FashionMNISTDataModule("drawn")
     datamodule.setup("fit")
-    best = max(accuracy for _, accuracy in read_curves(run)["val/accuracy"])
-    assert accuracy_of(weights(run, "best"), datamodule.splits["val"]) == pytest.approx(best)
+    best = max(accuracy for _, accuracy in read_curves(plotted_once)["val/accuracy"])
+    assert accuracy_of(weights(plotted_once, "best"), datamodule.splits["val"]) == pytest.approx(best)
 
 
-def test_config_repeats_its_run_bit_for_bit(program: Program, tmp_path: Path, run: Path) -> None:
-    status, output = program(train, "--config", run / "config.yaml", "--log_dir", tmp_path)
+def test_config_repeats_its_run_bit_for_bit(program: Program, tmp_path: Path, plotted_once: Path) -> None:
+    config = plotted_once / "config.yaml"
+    status, output = program(train, "--config", config, "--log_dir", tmp_path)
     assert status == 0, output
-    assert "DRAWN STAND-IN" in output
-    assert "epoch 3/3" in output
-    assert same_weights(tmp_path / "version_0", run)
-    assert (tmp_path / "version_0" / "predictions.npz").read_bytes() == (run / "predictions.npz").read_bytes()
-    program(train, "--config", run / "config.yaml", "--log_dir", tmp_path, "--seed", 4, "--test", "false")
-    assert not same_weights(tmp_path / "version_1", run)  # negative control
+    assert "DRAWN STAND-IN, not Fashion-MNIST epoch 2/2" in output
+    repeated, other = tmp_path / "version_0", tmp_path / "version_1"
+    assert same_weights(repeated, plotted_once)
+    assert (repeated / "predictions.npz").read_bytes() == (plotted_once / "predictions.npz").read_bytes()
+    program(train, "--config", config, "--log_dir", tmp_path, "--seed", 4, "--test", "false")
+    assert not same_weights(other, plotted_once)  # negative control
 
 
-def test_test_loop_counts_each_image_once_at_any_batch_size(program: Program, tmp_path: Path, run: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "run")
-    before = metrics_of(run)
+def test_test_loop_counts_each_image_once_at_any_batch_size(
+    program: Program, tmp_path: Path, plotted_once: Path
+) -> None:
+    copy = shutil.copytree(plotted_once, tmp_path / "run")
+    before = metrics_of(plotted_once)
     for batch_size in (1, 37, 1000):
         status, output = program(evaluate, "--run", copy, "--batch_size", batch_size, "--accelerator", "cpu")
         assert status == 0, output
@@ -142,10 +118,9 @@ def test_test_loop_counts_each_image_once_at_any_batch_size(program: Program, tm
 @pytest.mark.real_data
 def test_metrics_on_real_data_are_scikit_learns(program: Program, trained: Path, real_data_dir: Path) -> None:
     """Of a model that was trained on the drawn set, which is quick."""
-    config = yaml.safe_load((trained / "config.yaml").read_text())
-    config |= {"dataset": "fashion_mnist", "data_dir": str(real_data_dir)}
-    (trained / "config.yaml").write_text(yaml.safe_dump(config))
-    status, output = program(evaluate, "--run", trained, "--batch_size", 777, "--accelerator", "cpu")
+    config = trained / "config.yaml"
+    config.write_text(config.read_text().replace("dataset: drawn", "dataset: fashion_mnist"))
+    status, output = program(evaluate, "--run", trained, "--data_dir", real_data_dir, "--batch_size", 777)
     assert status == 0, output
     labels, metrics = np.load(trained / "predictions.npz")["labels"], metrics_of(trained)
     assert metrics["n"] == 10000
@@ -157,11 +132,12 @@ def test_metrics_on_real_data_are_scikit_learns(program: Program, trained: Path,
 def test_test_set_is_not_read_without_the_test(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
-    load = FashionMNISTDataModule.load
-    monkeypatch.setattr(
-        FashionMNISTDataModule, "load", lambda self, *, train: opened.append(train) or load(self, train=train)
-    )
+    def load(self: FashionMNISTDataModule, *, train: bool) -> Split:
+        opened.append(train)
+        return load_drawn(train=train)
+
+    opened: list[bool] = []
+    monkeypatch.setattr(FashionMNISTDataModule, "load", load)
     run, _ = small_run(program, tmp_path, "--test", "false", "--max_epochs", 1)
     assert opened == [True]
     assert not (run / "metrics.json").exists()
@@ -189,11 +165,6 @@ def test_validation_split_is_the_same_for_every_seed() -> None:
         assert len(datamodule.splits["train"].labels) == 540
         assert datamodule.splits["val"].labels.bincount().tolist() == [6] * 10
     assert torch.equal(*splits)
-
-
-def test_datamodule_refuses_auto() -> None:
-    with pytest.raises(ValueError, match="auto"):
-        FashionMNISTDataModule("auto")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -230,9 +201,9 @@ def test_without_validation_all_images_are_trained_on(program: Program, tmp_path
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt"}
     before = metrics_of(run)
     assert before["checkpoint"] == "last"
+    assert before["arithmetic"] == fastest_precision(torch.device("cpu"))
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 12  # 600 images in batches of 50
-    status, output = program(evaluate, "--run", run, "--accelerator", "cpu")
-    assert status == 0, output
+    assert program(evaluate, "--run", run)[0] == 0
     assert metrics_of(run)["accuracy"] == before["accuracy"]
 
 
@@ -250,3 +221,32 @@ def test_average_of_the_weights_is_validated_and_saved(program: Program, tmp_pat
     average, trained = (accuracy_of(saved[name], test_set) for name in ("state_dict", "current_model_state"))
     assert metrics_of(run)["accuracy"] == pytest.approx(average, abs=0.006)  # bf16 or not
     assert abs(metrics_of(run)["accuracy"] - trained) > 0.006
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([], ["training", "validation", "test"]),
+        (["--val_fraction", "0", "--ckpt", "last", "--test", "false"], ["training"]),
+    ],
+)
+def test_smoke_run_takes_one_batch_and_writes_nothing(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = ["training"]
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", lambda _: done.append("validation"))
+    monkeypatch.setattr(Classifier, "on_test_epoch_end", lambda _: done.append("test"))
+    status, output = program(train, "--dataset", "drawn", "--accelerator", "cpu", "--fast_dev_run", *options)
+    assert (status, done) == (0, parts), output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipe_values_become_options(recipe: Path) -> None:
+    values, options = recipe_values(recipe), as_yaml(read_recipe(recipe))
+    assert {name: options[name] for name in values} == values
+
+
+def test_seed_recipe_is_the_default_in_32_bits() -> None:
+    assert read_recipe(RECIPES / "seed.yaml") == replace(TrainOptions(), precision="32-true")
