@@ -36,8 +36,8 @@ ul { padding: 0; margin: 0 }
 """
 
 
-def take_screenshots(browser: Browser, run: Path, folder: Path) -> list[Path]:
-    """Write pictures of a run's report, of its pages in TensorBoard, and of predictions; return the files.
+def take_screenshots(browser: Browser, run: Path, address: str, folder: Path) -> list[Path]:
+    """Write pictures of a run's report, of its TensorBoard at `address`, and of predictions; return the files.
 
     Raises UserError if the run has no report.
     """
@@ -45,7 +45,7 @@ def take_screenshots(browser: Browser, run: Path, folder: Path) -> list[Path]:
         raise UserError(f"cannot find {run / REPORT} (test the run first: {testing_command(run)})")
     pictures = {
         "report": report_picture(browser, run),
-        "tensorboard": tensorboard_picture(browser, run),
+        "tensorboard": tensorboard_picture(browser, address),
         "prediction": prediction_picture(browser),
     }
     for name, content in pictures.items():
@@ -61,15 +61,14 @@ def report_picture(browser: Browser, run: Path) -> bytes:
     return page.screenshot()
 
 
-def tensorboard_picture(browser: Browser, run: Path) -> bytes:
+def tensorboard_picture(browser: Browser, address: str) -> bytes:
     """The plots of the last validation that show no garments."""
-    with tensorboard(run) as address:
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.goto(f"{address}#images")
-        page.get_by_role("textbox", name="Filter tags").fill("roc|reliability|precision|confusion_by_row")
-        page.locator("img[src*='individualImage']").nth(3).wait_for(timeout=WAIT)
-        page.wait_for_load_state("networkidle")
-        return page.screenshot()
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"{address}#images")
+    page.get_by_role("textbox", name="Filter tags").fill("roc|reliability|precision|confusion")
+    page.locator("img[src*='individualImage']").nth(3).wait_for(timeout=WAIT)
+    page.wait_for_load_state("networkidle")
+    return page.screenshot()
 
 
 def prediction_picture(browser: Browser) -> bytes:
@@ -129,8 +128,8 @@ class ScreenshotOptions:
 def screenshots(options: ScreenshotOptions) -> None:
     """Take the pictures and print their paths."""
     run = find_run(options.run_folder, Path(options.log_dir))
-    with chromium() as browser:
-        for picture in take_screenshots(browser, run, Path(options.output)):
+    with chromium() as browser, tensorboard(run) as address:
+        for picture in take_screenshots(browser, run, address, Path(options.output)):
             print(picture)
 
 

@@ -22,7 +22,7 @@ PAIRS = 5  # of classes
 SHOWN = 48  # images that no run recognizes
 
 
-class Tested(NamedTuple):
+class ComparedRun(NamedTuple):
     """A run and the results of its test."""
 
     name: str
@@ -35,14 +35,17 @@ def compare(options: CompareOptions) -> None:
     """Print the comparison. Raises UserError if the runs can't be compared."""
     tested = read_tested(options.runs)
     print(f"{TITLES[tested[0].metrics['dataset']]}, {tested[0].metrics['n']:,} images\n")
-    for table in (metrics_table(tested), classes_table(tested), pairs_table(tested)):
+    for table in comparison_tables(tested):
         print(f"{table.caption}\n\n{as_markdown(table)}\n")
-    print(describe_common(tested))
+    common = common_mistakes(tested)
+    predicted = np.stack([run.predictions.probs[common].argmax(axis=1) for run in tested])  # (runs, mistakes)
+    agreed = (predicted == predicted[0]).all(axis=0).sum()
+    print(f"No run recognizes {len(common):,} of the images; for {agreed:,} of them all runs predict the same class.")
     if options.pictures:
-        draw_common(tested, Path(options.pictures), options.data_dir)
+        draw(tested[0], common[:SHOWN], Path(options.pictures), options.data_dir)
 
 
-def read_tested(runs: Sequence[str]) -> list[Tested]:
+def read_tested(runs: Sequence[str]) -> list[ComparedRun]:
     """The runs with their results. Raises UserError if they can't be compared."""
     if len(runs) < 2:
         raise UserError("cannot compare one run: name two run folders or more")
@@ -51,44 +54,35 @@ def read_tested(runs: Sequence[str]) -> list[Tested]:
         folder = find_run(run, Path(LOG_DIR))
         metrics = read_metrics(folder)
         name = f"{folder}, mirror images averaged" if metrics.get("tta") else str(folder)
-        tested.append(Tested(name, folder, metrics, read_predictions(folder, metrics)))
-    first = tested[0]
-    for other in tested:
-        if not np.array_equal(other.predictions.labels, first.predictions.labels):
-            raise UserError(f"cannot compare {other.name} with {first.name}: they were tested on different images")
+        tested.append(ComparedRun(name, folder, metrics, read_predictions(folder, metrics)))
+        if not np.array_equal(tested[-1].predictions.labels, tested[0].predictions.labels):
+            raise UserError(f"cannot compare {name} with {tested[0].name}: they were tested on different images")
     return tested
 
 
-def metrics_table(tested: Sequence[Tested]) -> Table:
-    """The five metrics and the calibration error of each run."""
-    rows = [
-        (
-            run.name,
-            *(percent(run.metrics[name]) for name in LABELS),
-            percent(analysis.calibration_error(*run.predictions)),
-        )
-        for run in tested
+def comparison_tables(tested: Sequence[ComparedRun]) -> list[Table]:
+    """Metrics, the recall of each class, and the pairs of classes that the first run confuses most."""
+    runs = tuple(run.name for run in tested)
+    errors = [analysis.calibration_error(*run.predictions) for run in tested]
+    metrics = [
+        (run.name, *(percent(value) for value in (*(run.metrics[name] for name in LABELS), error)))
+        for run, error in zip(tested, errors, strict=True)
     ]
-    return Table("Metrics, %", ("run", *LABELS.values(), "calibration error"), rows)
-
-
-def classes_table(tested: Sequence[Tested]) -> Table:
     recalls = [analysis.per_class(*run.predictions)["recall"] for run in tested]
-    rows = [(name, *map(percent, values)) for name, *values in zip(CLASSES, *recalls, strict=True)]
-    return Table("Recall of each class, %", ("class", *(run.name for run in tested)), rows)
-
-
-def pairs_table(tested: Sequence[Tested]) -> Table:
-    """How often each run confuses the pairs of classes that the first confuses most."""
+    classes = [(name, *map(percent, values)) for name, *values in zip(CLASSES, *recalls, strict=True)]
     counts = [analysis.confusion_matrix(*run.predictions) for run in tested]
-    rows = [
+    pairs = [
         (f"{CLASSES[a]} and {CLASSES[b]}", *(f"{matrix[a, b] + matrix[b, a]:,}" for matrix in counts))
         for a, b in analysis.most_confused(counts[0])[:PAIRS]
     ]
-    return Table("Confused images of a pair of classes", ("pair", *(run.name for run in tested)), rows)
+    return [
+        Table("Metrics, %", ("run", *LABELS.values(), "calibration error"), metrics),
+        Table("Recall of each class, %", ("class", *runs), classes),
+        Table("Confused images of a pair of classes", ("pair", *runs), pairs),
+    ]
 
 
-def common_mistakes(tested: Sequence[Tested]) -> Any:
+def common_mistakes(tested: Sequence[ComparedRun]) -> Any:
     """Indices of the images that no run recognizes.
 
     The first ones have the lowest mean probability of the true class.
@@ -99,30 +93,15 @@ def common_mistakes(tested: Sequence[Tested]) -> Any:
     return wrong[probs.mean(axis=0)[wrong, labels[wrong]].argsort(kind="stable")]
 
 
-def describe_common(tested: Sequence[Tested]) -> str:
-    """How many images no run recognizes, and for how many of these the runs agree."""
-    common = common_mistakes(tested)
-    predicted = np.stack([run.predictions.probs[common].argmax(axis=1) for run in tested])  # (runs, mistakes)
-    agreed = (predicted == predicted[0]).all(axis=0).sum()
-    return f"No run recognizes {len(common):,} of the images; for {agreed:,} of them all runs predict the same class."
+def draw(run: ComparedRun, shown: Any, path: Path, data_dir: str | None) -> None:
+    """Write a PNG file of the test images with the indices `shown`, with the run's predictions.
 
-
-def draw_common(tested: Sequence[Tested], path: Path, data_dir: str | None) -> None:
-    """Write a PNG file of images that no run recognizes, with the first run's predictions.
-
-    Raises UserError if it can't be written, and DataError if the images can't be read.
+    Raises OSError if it can't be written, and DataError if the images can't be read.
     """
-    first = tested[0]
-    dataset, folder = first.metrics["dataset"], Path(data_dir or read_config(first.folder).get("data_dir", DATA_DIR))
+    dataset, folder = run.metrics["dataset"], Path(data_dir or read_config(run.folder).get("data_dir", DATA_DIR))
     if dataset == "fashion_mnist":
         ensure_files(folder)
     images = load_images(dataset, folder, train=False).images
-    shown = common_mistakes(tested)[:SHOWN]
-    figure = plots.mistakes_plot(images[shown, 0].numpy(), *(values[shown] for values in first.predictions))
-    if dataset == "drawn":
-        plots.mark(figure, TITLES["drawn"])
-    try:
-        with atomic_write(path) as file:
-            file.write(plots.png(figure))
-    except OSError as error:
-        raise UserError(f"cannot write --pictures {path}: {error.strerror} (name a PNG file)") from error
+    figure = plots.mistakes_plot(images[shown, 0].numpy(), *(values[shown] for values in run.predictions))
+    with atomic_write(path) as file:
+        file.write(plots.png(plots.mark(figure, dataset)))

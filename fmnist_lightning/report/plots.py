@@ -13,9 +13,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
+from torch import Tensor
 from torchmetrics.functional import classification as tm
 
 from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import CALIBRATION_BINS, Array
 
@@ -28,12 +30,11 @@ DARKEST = 0.6  # opacity of a cell, so that black text stays legible on it
 MISTAKES = 24  # images in a grid
 GAP = 4  # pixels between images
 PIXELS_PER_INCH = 28
-PNG_DPI = 150
 
 
 def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=PNG_DPI)
+    figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
 
 
@@ -48,18 +49,18 @@ def title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=10, loc="left")
 
 
-def mark(figure: Figure, text: str) -> None:
-    """Write a warning about the data into a corner of the plot."""
-    figure.text(0.99, 0.005, text, ha="right", va="bottom", fontsize=7, weight="bold")
+def mark(figure: Figure, dataset: str, y: float = 0.005) -> Figure:
+    """The figure. If its data is a stand-in, its lower right corner says so, at the height `y`."""
+    if dataset != "fashion_mnist":
+        figure.text(0.99, y, TITLES[dataset], ha="right", va="bottom", fontsize=7, weight="bold")
+    return figure
 
 
 def prediction_plots(probs: Array, labels: Array, images: Array) -> dict[str, Figure]:
     """All plots of predictions for images (n, 1, 28, 28) uint8, by name."""
-    counts = analysis.confusion_matrix(probs, labels)
     worst = analysis.worst_mistakes(probs, labels, MISTAKES)
     return {
-        "confusion_by_row": confusion_plot(counts, by_row=True),
-        "confusion": confusion_plot(counts, by_row=False),
+        "confusion": confusion_plot(analysis.confusion_matrix(probs, labels)),
         "roc": roc_plot(probs, labels),
         "precision_recall": precision_recall_plot(probs, labels),
         "reliability": reliability_plot(probs, labels),
@@ -67,9 +68,9 @@ def prediction_plots(probs: Array, labels: Array, images: Array) -> dict[str, Fi
     }
 
 
-def confusion_plot(counts: NDArray[np.int64], *, by_row: bool) -> Figure:
-    """The matrix in images or in percent of each true class; blue is right, orange wrong."""
-    values = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) if by_row else counts
+def confusion_plot(counts: NDArray[np.int64]) -> Figure:
+    """The matrix in percent of each true class; blue is right, orange wrong."""
+    values = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right = np.eye(len(counts), dtype=bool)
     # The square root, and a scale for each color, make five mistakes visible next to a hundred.
     most = np.where(right, values[right].max(), values[~right].max())
@@ -80,19 +81,18 @@ def confusion_plot(counts: NDArray[np.int64], *, by_row: bool) -> Figure:
     axes = figure.subplots()
     axes.pcolormesh(edges, edges, np.dstack([color, opacity]))
     for row, column in zip(*values.nonzero(), strict=True):
-        text = f"{values[row, column]:.1f}" if by_row else str(values[row, column])
-        axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
+        axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center", fontsize=7.5)
     axes.set_xticks(range(len(counts)), CLASSES, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(len(counts)), CLASSES, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true")
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    title(axes, "Confusion matrix, % of each true class" if by_row else "Confusion matrix, images")
+    title(axes, "Confusion matrix, % of each true class")
     return figure
 
 
-def class_curves(curves: Mapping[int, tuple[Array, Array]], areas: Array, name: str) -> Figure:
+def class_curves(curves: Mapping[int, tuple[Tensor, Tensor]], areas: Array, name: str) -> Figure:
     """A curve (x, y) for each class. The legend has the areas, which `name` explains."""
     figure = blank(4.6, 5.0, left=0.14, bottom=0.34)
     axes = figure.subplots()
@@ -113,7 +113,7 @@ def roc_plot(probs: Array, labels: Array) -> Figure:
     curves = {}
     for label, pair in analysis.one_vs_rest(probs, labels).items():
         false, true, _ = tm.binary_roc(*pair)
-        curves[label] = false.double().clip(leftmost).numpy(), true.numpy()
+        curves[label] = false.double().clip(leftmost), true
     figure = class_curves(curves, analysis.per_class(probs, labels)["auroc"], "area under the curve, %")
     [axes] = figure.axes
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -128,7 +128,7 @@ def precision_recall_plot(probs: Array, labels: Array) -> Figure:
     curves = {}
     for label, pair in analysis.one_vs_rest(probs, labels).items():
         precision, recall, _ = tm.binary_precision_recall_curve(*pair)
-        curves[label] = recall.numpy(), precision.numpy()
+        curves[label] = recall, precision
     figure = class_curves(curves, analysis.per_class(probs, labels)["average_precision"], "average precision, %")
     [axes] = figure.axes
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))

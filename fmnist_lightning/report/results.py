@@ -82,11 +82,9 @@ def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             probs, labels = arrays["probs"], arrays["labels"]
         found = (probs.dtype, probs.shape, labels.dtype, labels.shape)
-        if found != (np.float32, (count, len(CLASSES)), np.int64, (count,)):
-            raise ValueError(f"it does not hold the predictions for {count:,} images")
-        # `not`, since every comparison with nan is false.
-        if not (probs.min() >= 0 and probs.max() <= 1 and labels.min() >= 0 and labels.max() < len(CLASSES)):
-            raise ValueError("its probabilities or labels are out of range")
+        expected = (np.float32, (count, len(CLASSES)), np.int64, (count,))
+        if found != expected or not np.allclose(probs.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(f"it does not hold the probabilities and labels of {count:,} images")
         if round(metrics["accuracy"] * count) != (probs.argmax(axis=1) == labels).sum():
             raise ValueError(f"its accuracy is not the one in {METRICS}")
     return Predictions(probs, labels)

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.metrics import METRIC_NAMES, ORIGINAL, wilson_interval
+from fmnist_lightning.metrics import ORIGINAL, wilson_interval
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import Array
 
 LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
-UNDEFINED = "-"
 
 
 class Table(NamedTuple):
@@ -34,7 +33,7 @@ def as_markdown(table: Table) -> str:
 
 
 def percent(fraction: float) -> str:
-    return UNDEFINED if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
@@ -42,10 +41,10 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     low, high = wilson_interval(metrics["accuracy"], metrics["n"])
     intervals = {"accuracy": f"{percent(low)} to {percent(high)}"}
     columns = {
-        "metric": [LABELS[name] for name in METRIC_NAMES],
-        "original": [f"{ORIGINAL[name]:.2f}" for name in METRIC_NAMES],
-        "this run": [percent(metrics[name]) for name in METRIC_NAMES],
-        "95% interval": [intervals.get(name, "") for name in METRIC_NAMES],
+        "metric": list(LABELS.values()),
+        "original": [f"{ORIGINAL[name]:.2f}" for name in LABELS],
+        "this run": [percent(metrics[name]) for name in LABELS],
+        "95% interval": [intervals.get(name, "") for name in LABELS],
     }
     if metrics["dataset"] != "fashion_mnist":
         del columns["original"]
@@ -84,28 +83,6 @@ def mistakes_table(probs: Array, labels: Array, count: int) -> Table:
     return Table(
         "Wrong predictions with the highest loss", ("image", "true class", "prediction", "confidence, %"), rows
     )
-
-
-def calibration_table(probs: Array, labels: Array) -> Table:
-    edges = np.linspace(0, 100, analysis.CALIBRATION_BINS + 1)
-    rows = [
-        (f"{low:.0f} to {high:.0f}", f"{images:,}", percent(confidence), percent(accuracy))
-        for low, high, images, confidence, accuracy in zip(
-            edges, edges[1:], *analysis.calibration(probs, labels), strict=False
-        )
-    ]
-    return Table("Confidence and accuracy by bin, %", ("confidence", "images", "mean confidence", "accuracy"), rows)
-
-
-def curves_table(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
-    """A row for each epoch, from points (epoch, value) by name."""
-    values = {name: dict(points) for name, points in curves.items()}
-    epochs = sorted({epoch for points in values.values() for epoch in points})
-    rows = [
-        (str(epoch), *(f"{points[epoch]:.4f}" if epoch in points else UNDEFINED for points in values.values()))
-        for epoch in epochs
-    ]
-    return Table("Loss and accuracy by epoch", ("epoch", *values), rows)
 
 
 def facts_table(facts: Mapping[str, Any], caption: str) -> Table:

@@ -13,7 +13,6 @@ from torch.utils.tensorboard import SummaryWriter
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.report import plots
 from fmnist_lightning.report.tables import as_markdown, facts_table, per_class_table
 from fmnist_lightning.runs.environment import environment
@@ -56,19 +55,16 @@ class TensorBoardPlots(Callback):
             self.kernels = first_kernels(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.affordable():
+        if self.seconds <= SHARE_OF_TIME * (time.perf_counter() - self.since):
             self.draw_validation(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.draw_validation(trainer, pl_module)
 
-    def affordable(self) -> bool:
-        return self.seconds <= SHARE_OF_TIME * (time.perf_counter() - self.since)
-
     def draw_validation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.kernels is not None:
             self.since = time.perf_counter()
-            draw(trainer, *validated(pl_module), self.kernels)
+            draw(trainer, pl_module, self.kernels)
             self.seconds = time.perf_counter() - self.since
             self.kernels = None
 
@@ -83,20 +79,16 @@ def datamodule_of(trainer: L.Trainer) -> FashionMNISTDataModule:
     return trainer.datamodule  # type: ignore[attr-defined]
 
 
-def validated(module: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (n, 10) and labels (n,) of the last validation, in file order."""
-    logits, labels, _ = module.val_metrics.outputs
-    return logits.softmax(dim=1).cpu().numpy(), labels.cpu().numpy()
-
-
 def first_kernels(module: Any) -> np.ndarray:
     """The weights (C, 1, k, k) of the first convolution."""
     kernels = next(weight for weight in module.net.parameters() if weight.ndim == 4)
     return kernels.detach().float().cpu().numpy().copy()
 
 
-def draw(trainer: L.Trainer, probs: np.ndarray, labels: np.ndarray, kernels: np.ndarray) -> None:
-    """Show the plots and the table of a validation, and the filters."""
+def draw(trainer: L.Trainer, module: Any, kernels: np.ndarray) -> None:
+    """Show the plots and the table of the last validation, and the filters."""
+    probs = module.val_metrics.outputs.logits.softmax(dim=1).cpu().numpy()
+    labels = module.val_metrics.outputs.labels.cpu().numpy()
     images = datamodule_of(trainer).splits["val"].images.cpu().numpy()
     for name, figure in plots.prediction_plots(probs, labels, images).items():
         add_figure(trainer, f"val/{name}", figure)
@@ -107,11 +99,8 @@ def draw(trainer: L.Trainer, probs: np.ndarray, labels: np.ndarray, kernels: np.
 
 def add_figure(trainer: L.Trainer, name: str, figure: Figure) -> None:
     """Show a figure, marked if its data is a stand-in, at the last step."""
-    dataset = datamodule_of(trainer).dataset
-    if dataset != "fashion_mnist":
-        plots.mark(figure, TITLES[dataset])
     if writer := writer_of(trainer):
-        writer.add_figure(name, figure, last_step(trainer))
+        writer.add_figure(name, plots.mark(figure, datamodule_of(trainer).dataset), last_step(trainer))
 
 
 def last_step(trainer: L.Trainer) -> int:

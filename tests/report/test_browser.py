@@ -6,7 +6,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from conftest import IN_CI
@@ -50,8 +49,7 @@ def fetch(address: str, path: str, body: object = None) -> Any:
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(f"{address}data/plugin/{path}", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
-        content = answer.read().decode()
-    return content if path.startswith("graphs") else json.loads(content)
+        return json.load(answer)
 
 
 OpenPage = Callable[..., tuple[Page, list[str]]]
@@ -129,28 +127,14 @@ def test_tensorboard_shows_charts_plots_and_tables(open_page: OpenPage, server: 
     # The filter's results are in one group, next to the groups that are open at first.
     page.get_by_role("textbox", name="Filter tags").fill("val/.*")
     plots = page.locator("img[src*='individualImage']")
-    expect(plots).to_have_count(8, timeout=WAIT)
+    expect(plots).to_have_count(7, timeout=WAIT)
     assert plots.evaluate_all(MISSING_IMAGES) == 0
     page.goto(f"{server}#text")
     expect(page.get_by_role("cell", name="T-shirt/top").first).to_be_visible(timeout=WAIT)
     assert errors == []
 
 
-def test_tensorboard_serves_scalars_graph_and_hparams(server: str) -> None:
-    tags = fetch(server, "scalars/tags")
-    assert list(tags) == ["version_0"]
-    expected = {f"{stage}/{name}" for stage in ("val", "test") for name in (*METRIC_NAMES, "loss")}
-    expected |= {"train/loss", "train/accuracy", "train/images_per_second", "lr-KerasAdam", "epoch"}
-    assert set(tags["version_0"]) == expected  # and so no hp_metric
-
-    def values(tag: str) -> list[float]:
-        return [point[2] for point in fetch(server, f"scalars/scalars?run=version_0&tag={quote(tag, safe='')}")]
-
-    assert [len(values(tag)) for tag in ("train/loss", "val/accuracy", "test/accuracy")] == [2, 2, 1]
-    assert values("train/images_per_second")[-1] > 0
-    assert values("lr-KerasAdam")[-1] == pytest.approx(1e-3)
-    assert "Conv2d" in fetch(server, "graphs/graph?run=version_0")
-
+def test_tensorboard_serves_hparams(server: str) -> None:
     experiment = fetch(server, "hparams/experiment", {"experimentName": ""})
     names = {info["name"] for info in experiment["hparamInfos"]}
     assert {"lr", "batch_size", "max_epochs", "model", "seed", "dataset"} <= names
@@ -159,14 +143,15 @@ def test_tensorboard_serves_scalars_graph_and_hparams(server: str) -> None:
     request = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": statuses, "colParams": columns}
     [group] = fetch(server, "hparams/session_groups", request)["sessionGroups"]
     assert group["sessions"][0]["status"] != "STATUS_SUCCESS"  # written at the start, it would be a guess
-    assert group["hparams"]["lr"] == pytest.approx(1e-3)
-    shown = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
-    assert set(shown) == {f"{stage}/{name}" for stage in ("val", "test") for name in METRIC_NAMES}
-    assert [shown["test/accuracy"]] == pytest.approx(values("test/accuracy"))
+    assert group["hparams"]["lr"] == pytest.approx(3e-3)
+    shown = {metric["name"]["tag"] for metric in group["metricValues"]}
+    assert shown == {f"{stage}/{name}" for stage in ("val", "test") for name in METRIC_NAMES}
 
 
-def test_take_screenshots_draws_readmes_pictures(browser: Browser, plotted_once: Path, tmp_path: Path) -> None:
-    taken = take_screenshots(browser, plotted_once, tmp_path)
+def test_take_screenshots_draws_readmes_pictures(
+    browser: Browser, plotted_once: Path, server: str, tmp_path: Path
+) -> None:
+    taken = take_screenshots(browser, plotted_once, server, tmp_path)
     assert [path.name for path in taken] == ["report.png", "tensorboard.png", "prediction.png"]
     for path in taken:
         with Image.open(path) as picture:

@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Program, metrics_of
-from test_page import COUNT, make_run, write_predictions
+from test_page import LABELS, make_run, write_predictions
 
-from fmnist_lightning.report import compare as comparison
-from fmnist_lightning.report.compare import common_mistakes, compare
+from fmnist_lightning.report.compare import ComparedRun, common_mistakes, compare
 from fmnist_lightning.report.results import Predictions
 from fmnist_lightning.runs.folders import write_metrics
-
-LABELS = np.arange(COUNT) % 10
 
 
 def run_with(run: Path, wrong: dict[int, int]) -> Path:
@@ -30,18 +27,13 @@ def runs(tmp_path: Path) -> list[Path]:
     return [run_with(tmp_path / "first", {6: 0, 16: 0, 3: 4}), run_with(tmp_path / "second", {6: 0, 3: 2, 100: 6})]
 
 
-def rows(output: str) -> list[str]:
-    return [" ".join(line.split()) for line in output.splitlines()]
-
-
 def test_compare_counts_classes_pairs_and_mistakes(program: Program, runs: list[Path]) -> None:
     write_metrics(runs[1], metrics_of(runs[1]) | {"tta": True})
     status, output = program(compare, *runs)
     assert status == 0, output
     assert output.startswith("DRAWN STAND-IN, not Fashion-MNIST, 200 images")
-    assert {"| Shirt | 90.00 | 95.00 |", "| T-shirt/top and Shirt | 2 | 2 |", "| Dress and Coat | 1 | 0 |"} < {
-        *rows(output)
-    }
+    rows = [" ".join(line.split()) for line in output.splitlines()]
+    assert {"| Shirt | 90.00 | 95.00 |", "| T-shirt/top and Shirt | 2 | 2 |", "| Dress and Coat | 1 | 0 |"} < {*rows}
     assert "No run recognizes 2 of the images; for 1 of them all runs predict the same class." in output
     assert f"{runs[1]}, mirror images averaged" in output
     assert f"{runs[0]}, mirror images averaged" not in output
@@ -52,31 +44,33 @@ def test_compare_draws_common_mistakes(program: Program, runs: list[Path], tmp_p
     status, output = program(compare, *runs, "--pictures", tmp_path / "common.png")
     assert status == 0, output
     assert (tmp_path / "common.png").read_bytes().startswith(b"\x89PNG")
-    for unwritable in (tmp_path, tmp_path / "common.png" / "file.png"):
-        status, output = program(compare, *runs, "--pictures", unwritable)
-        assert status == 1
-        assert f"--pictures {unwritable}" in output
+    status, output = program(compare, *runs, "--pictures", tmp_path)
+    assert status == 1
+    assert str(tmp_path) in output
 
 
 def test_common_mistakes_start_with_the_most_confident() -> None:
-    def tested(*truth: float) -> comparison.Tested:
+    def tested(*truth: float) -> ComparedRun:
         """A run that gives these probabilities to the true class, 0, and the rest to class 1."""
         probs = np.zeros((len(truth), 10), np.float32)
         probs[:, 0] = truth
         probs[:, 1] = 1 - probs[:, 0]
-        return comparison.Tested("run", Path(), {}, Predictions(probs, np.zeros(len(probs), np.int64)))
+        return ComparedRun("run", Path(), {}, Predictions(probs, np.zeros(len(probs), np.int64)))
 
     runs = [tested(0.4, 0.3, 0.9, 0.0, 0.2), tested(0.0, 0.3, 0.0, 0.05, 0.3)]
     assert common_mistakes(runs).tolist() == [3, 0, 4, 1]
 
 
-def test_compare_refuses_one_run_and_different_images(program: Program, runs: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("labels", [LABELS[::-1].copy(), LABELS[:10]])
+def test_compare_refuses_different_images(
+    program: Program, runs: list[Path], tmp_path: Path, labels: np.ndarray
+) -> None:
+    other = make_run(tmp_path / "other", dataset="drawn", n=len(labels))
+    write_predictions(other, np.eye(10, dtype=np.float32)[labels], labels)
+    status, output = program(compare, runs[0], other)
+    assert status == 1
+    assert "different images" in output
+
+
+def test_compare_refuses_one_run(program: Program, runs: list[Path]) -> None:
     assert program(compare, runs[0])[0] == 1
-    other = make_run(tmp_path / "other", dataset="drawn")
-    write_predictions(other, np.full((COUNT, 10), 0.1, np.float32), LABELS[::-1].copy())
-    fewer = make_run(tmp_path / "fewer", dataset="drawn", n=10)
-    write_predictions(fewer, np.full((10, 10), 0.1, np.float32), LABELS[:10])
-    for run in (other, fewer):
-        status, output = program(compare, runs[0], run)
-        assert status == 1
-        assert "different images" in output

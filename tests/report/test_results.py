@@ -49,12 +49,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "one array": lambda path: (np.save(path.with_suffix(".npy"), PROBS), path.with_suffix(".npy").replace(path)),
     "missing": lambda path: path.unlink(),
     "no labels": lambda path: np.savez(path, probs=PROBS),
-    "objects": lambda path: save(path, PROBS.astype(object)),
     "float64": lambda path: save(path, PROBS.astype(np.float64)),
     "another count": lambda path: save(path, PROBS[1:], LABELS[1:]),
     "nan": lambda path: save(path, PROBS * np.float32(np.nan)),
     "logits": lambda path: save(path, PROBS * 100),
-    "an eleventh class": lambda path: save(path, PROBS, LABELS + 10),
     "another accuracy": lambda path: save(path, PROBS, LABELS + 1),
 }
 

@@ -11,15 +11,18 @@ import torch
 from conftest import Program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.report import tensorboard
 from fmnist_lightning.report.tensorboard import TensorBoardPlots
 from fmnist_lightning.runs.folders import REPORT
 from fmnist_lightning.training.train import train
 
 PLOTS = {
-    *("train/first_batch", "filters", "val/confusion_by_row", "val/confusion", "val/roc", "val/precision_recall"),
+    *("train/first_batch", "filters", "val/confusion", "val/roc", "val/precision_recall"),
     *("val/reliability", "val/worst_mistakes"),
 }
+SCALARS = {f"{stage}/{name}" for stage in ("val", "test") for name in (*METRIC_NAMES, "loss")}
+SCALARS |= {"train/loss", "train/accuracy", "train/images_per_second", "lr-KerasAdam", "epoch"}
 LAST_STEP = 2 * 11 - 1  # of two epochs of 540 images in batches of 50
 
 
@@ -34,13 +37,19 @@ def steps_of_plots(run: Path) -> dict[str, list[int]]:
 
 def test_plots_show_the_last_validation_once(plotted_once: Path) -> None:
     """Training is too short for the first validation, and the sanity check is never plotted."""
-    assert events(plotted_once).Scalars("val/accuracy")[-1].step == LAST_STEP
     assert steps_of_plots(plotted_once) == {tag: [0 if tag == "train/first_batch" else LAST_STEP] for tag in PLOTS}
     assert plt.get_fignums() == []
 
 
-def test_plots_include_tables_as_text(plotted_once: Path) -> None:
+def test_events_hold_scalars_graph_and_tables(plotted_once: Path) -> None:
     found = events(plotted_once)
+    assert set(found.Tags()["scalars"]) == SCALARS  # and so no hp_metric
+    values = {name: [point.value for point in found.Scalars(name)] for name in SCALARS}
+    assert [len(values[name]) for name in ("train/loss", "val/accuracy", "test/accuracy")] == [2, 2, 1]
+    assert found.Scalars("val/accuracy")[-1].step == LAST_STEP
+    assert values["train/images_per_second"][-1] > 0
+    assert 0 < values["lr-KerasAdam"][-1] < 3e-3  # one_cycle ends low
+    assert "Conv2d" in str(found.Graph())
     [classes] = found.Tensors("val/classes/text_summary")
     table = classes.tensor_proto.string_val[0].decode()
     assert "| T-shirt/top |" in table
@@ -71,7 +80,6 @@ def test_plots_take_at_most_their_share_of_the_time(
     drawn: list[Any] = []
     monkeypatch.setattr(tensorboard.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(tensorboard, "writer_of", lambda trainer: object())
-    monkeypatch.setattr(tensorboard, "validated", lambda module: ())
     monkeypatch.setattr(tensorboard, "draw", lambda *values: drawn.append(values))
     callback = TensorBoardPlots()
     module: Any = SimpleNamespace(net=torch.nn.Conv2d(1, 2, 3))
