@@ -1,5 +1,6 @@
 """What a search leaves: the best recipe, and plots of the study."""
 
+import contextlib
 import shlex
 import warnings
 from collections.abc import Callable
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import yaml
 from matplotlib import pyplot as plt
 from optuna.study import Study
@@ -20,12 +20,10 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark
 from fmnist_lightning.runs.files import atomic_write, remove_staged, write_text
-from fmnist_lightning.runs.options import TrainOptions, as_yaml
+from fmnist_lightning.runs.options import as_yaml
 from fmnist_lightning.training.distillation import validation_notice
 from fmnist_lightning.tune.space import Plan, changed
 
-BEST = "best.yaml"
-PLOTS = "plots"  # a folder
 SCORE = "val/accuracy"
 # Attributes of a trial: its run folder, and why it failed.
 RUN, ERROR = "run", "error"
@@ -38,74 +36,61 @@ def trial_counts(study: Study) -> str:
     trials = study.get_trials(deepcopy=False, states=COUNTED)
     completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
     failed = sum(ERROR in trial.user_attrs for trial in trials)
-    pruned = len(trials) - completed - failed
-    return f"{completed} completed, {pruned} pruned and {failed} failed trials"
+    return f"{completed} completed, {len(trials) - completed - failed} pruned and {failed} failed trials"
 
 
 def write_best(study: Study, plan: Plan) -> Path:
     """Write the options of the best trial as a recipe. Raises UserError if no trial was completed."""
-    path = plan.folder / BEST
+    path = plan.folder / "best.yaml"
     try:
         best = study.best_trial
     except ValueError as error:
         raise UserError(f"cannot write {path}: the study has {trial_counts(study)} (change the space)") from error
     options = changed(plan.recipe, best.params, path)
-    notice = teacher_notice(options)
-    header = (
+    header = [
         f"The best recipe of a search: python scripts/train.py --config {shlex.quote(str(path))}",
         f"{SCORE} {best.values[0]:.2%} with seed {options.seed}, on {TITLES[options.dataset]}: "
         f"trial {best.number} ({best.user_attrs[RUN]}) of {trial_counts(study)}.",
         "It was chosen on the validation split, so expect less of other seeds and images. The test set was not read.",
-        *([f"{notice[0].upper()}{notice[1:]}."] if notice else []),
         plan.command,
-    )
-    held = {*plan.held, *(name.partition(".")[0] for name in plan.space)}
-    recipe = {name: value for name, value in as_yaml(options).items() if name in held}
-    remove_staged(path.parent, path.name)
+    ]
+    if options.teacher:
+        with contextlib.suppress(UserError):  # its file was removed, which is no reason to lose the result
+            card = load_pretrained(options.teacher).card
+            if notice := validation_notice(options.teacher, card, options.val_fraction):
+                header.append(f"WARNING: {notice}")
+    recipe = {name: value for name, value in as_yaml(options).items() if name in plan.held}
+    remove_staged(path.parent)
     write_text(path, "".join(f"# {line}\n" for line in header) + yaml.safe_dump(recipe, sort_keys=False))
     return path
 
 
-def teacher_notice(options: TrainOptions) -> str:
-    """A warning if the recipe's teacher was trained on validation images, else an empty string."""
-    if not options.teacher:
-        return ""
-    try:
-        card = load_pretrained(options.teacher).card
-    except UserError:  # it was removed during the search, which is no reason to lose the result
-        return ""
-    return validation_notice(options.teacher, card, options.val_fraction)
-
-
-def curves(study: Study) -> Any:
+def draw_curves(study: Study) -> None:
     axes = drawing.plot_intermediate_values(study)
     axes.set(title="Curves of the trials", xlabel="epoch", ylabel=SCORE)
-    if legend := axes.get_legend():  # fifty names
-        legend.remove()
-    return axes
+    axes.legend().remove()  # a name for each of fifty trials
 
 
 DRAWINGS: dict[str, Callable[[Study], Any]] = {
     "history": partial(drawing.plot_optimization_history, target_name=SCORE),
     "importances": partial(drawing.plot_param_importances, target_name=SCORE),
     "slice": partial(drawing.plot_slice, target_name=SCORE),
-    "curves": curves,
+    "curves": draw_curves,
 }
 
 
 def write_results(study: Study, plan: Plan) -> None:
     """Write the best recipe, draw the study into PNG files, and print where they are."""
-    best, folder = write_best(study, plan), plan.folder / PLOTS
+    best, folder = write_best(study, plan), plan.folder / "plots"
     remove_staged(folder)
     # Optuna draws with pyplot and changes its style.
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings(action="ignore"):
         for name, draw in DRAWINGS.items():
-            figure = np.ravel(draw(study))[0].figure  # of one Axes, or of an array of them
-            if plan.recipe.dataset != "fashion_mnist":
-                mark(figure, TITLES[plan.recipe.dataset])
+            draw(study)
+            mark(plt.gcf(), plan.recipe.dataset)
             with atomic_write(folder / f"{name}.png") as file:
-                figure.savefig(file, format="png", bbox_inches="tight")
-            plt.close(figure)
+                plt.savefig(file, format="png", bbox_inches="tight")
+            plt.close()
     print(f"\n{trial_counts(study)}; the best: {SCORE} {study.best_value:.2%}")
     print(f"plots of the study: {folder}")
     print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")

@@ -35,11 +35,9 @@ from fmnist_lightning.training.train import train
 from fmnist_lightning.tune.results import COUNTED, ERROR, RUN, SCORE, write_best, write_results
 from fmnist_lightning.tune.space import Plan, changed, label, suggest, value_of
 
-# What a study is about, besides its space.
-COMPARED = (*TrainOptions.FIXED, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
-SEARCH = "search"  # the study's attribute that records it
-# A trial's attribute: its number, from the start of its training. A retried trial inherits its predecessor's.
-TRAINS = "trains"
+# Attributes: of a study, what it searches; of a trial, its number from the start of its training. A retried trial
+# inherits its predecessor's.
+SEARCH, TRAINS = "search", "trains"
 # A trial is pruned if it is worse than the median of the completed ones, once five are completed and half of its
 # training is done: in the middle of one_cycle a high learning rate looks worse than it ends.
 COMPLETED_FIRST = 5
@@ -57,10 +55,7 @@ class TrialLost(BaseException):
 
 
 class SeededByTrial(TPESampler):
-    """Optuna's TPE with a seed of its own for each trial.
-
-    With one seed, processes that share a study would draw the same, and a resumed search would repeat its draws.
-    """
+    """Optuna's TPE, seeded by trial: else processes would draw the same, and a resumed search would repeat draws."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed=seed)
@@ -102,8 +97,7 @@ class Search:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         plan.folder.mkdir(parents=True, exist_ok=True)
-        # Held while a process makes the study or writes files.
-        self.lock = FileLock(plan.folder / LOCK)
+        self.lock = FileLock(plan.folder / LOCK)  # held while a process makes the study or writes files
         with self.lock:
             self.study = open_study(plan)
             check_same_search(self.study, plan)
@@ -111,22 +105,18 @@ class Search:
                 # The recipe itself comes first. A ValueError means that it lies outside the space.
                 parameters = {name: label(value_of(plan.recipe, name)) for name in plan.space}
                 with contextlib.suppress(ValueError):
-                    self.study.add_trial(
-                        optuna.create_trial(state=TrialState.WAITING, params=parameters, distributions=plan.space)
-                    )
+                    first = optuna.create_trial(state=TrialState.WAITING, params=parameters, distributions=plan.space)
+                    self.study.add_trial(first)
 
     def run(self) -> None:
         """Run trials until the study has enough. Raises UserError if none can run, as on a full disk."""
-        waiting = False
-        while missing := self.missing():
-            fail_stale_trials(self.study)
-            if missing > self.in_training():
+        while self.missing():
+            if self.missing() > self.in_training():
                 with contextlib.suppress(TrialLost):
                     self.study.optimize(self.objective, n_trials=1, callbacks=[self.report], gc_after_trial=True)
-            else:
-                if not waiting:
-                    print("waiting for the last trials, which other processes run or were killed in", flush=True)
-                waiting = True
+                continue
+            print("waiting for the last trials, which other processes run or were killed in", flush=True)
+            while self.missing() and self.missing() <= self.in_training():
                 time.sleep(POLL_SECONDS)
         with self.lock:  # each process that ends does this
             write_results(self.study, self.plan)
@@ -136,22 +126,20 @@ class Search:
 
     def in_training(self) -> int:
         """How many trials are training; a trial whose process was killed before that stays in state RUNNING forever."""
+        fail_stale_trials(self.study)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return sum(trial.user_attrs.get(TRAINS) == trial.number for trial in running)
 
     def objective(self, trial: Trial) -> float:
         """Train by what the trial suggests; return val/accuracy of the checkpoint that a test would take."""
         parameters = suggest(trial, self.plan.space)
-        shown = (
-            f"{name} {value:.4g}" if type(value) is float else f"{name} {value}" for name, value in parameters.items()
-        )
-        print(f"\ntrial {trial.number}: {', '.join(shown)}", flush=True)
+        print(f"\ntrial {trial.number}: {parameters}", flush=True)
         reporter = Reporter(trial)
+        # Whatever the recipe says, a search reads no test set.
+        always: dict[str, Any] = {"test": False, "resume": None, "fast_dev_run": False}
+        recipe = replace(self.plan.recipe, **always, log_dir=str(self.plan.folder / "runs"))
         try:
-            options = changed(self.plan.recipe, parameters, f"trial {trial.number}")
-            # Whatever the recipe says, a search reads no test set.
-            always: dict[str, Any] = {"test": False, "resume": None, "fast_dev_run": False}
-            options = replace(options, **always, log_dir=str(self.plan.folder / "runs"))
+            options = changed(recipe, parameters, f"trial {trial.number}")
             train(options, callbacks=[reporter])
         except Interrupted:
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
@@ -211,7 +199,8 @@ def open_study(plan: Plan) -> Study:
 
 def check_same_search(study: Study, plan: Plan) -> None:
     """Record in a new study what it searches. Raises UserError if an old one searches something else."""
-    search = {name: as_yaml(plan.recipe)[name] for name in COMPARED}
+    compared = (*TrainOptions.FIXED, "teacher", "teacher_share", "temperature", "max_epochs", "patience", "ckpt")
+    search = {name: as_yaml(plan.recipe)[name] for name in compared}
     search |= {f"{name} (space)": json.loads(distribution_to_json(values)) for name, values in plan.space.items()}
     if SEARCH not in study.user_attrs:
         study.set_user_attr(SEARCH, search)
@@ -244,14 +233,12 @@ def database_url(options: TuneOptions) -> URL:
     return url
 
 
-def without_secrets(storage: str) -> str:
+def without_secrets(storage: str | None) -> str | None:
     """`storage` to show: `***` for a password, unless `$NAME` stands for it, and for what follows `?`."""
-    if "://" not in storage:
-        return storage
-    url = make_url(storage)
-    hidden = url.password and not re.fullmatch(r"\$(\w+|\{\w+\})", url.password)
-    address = url.set(query={}).render_as_string(hide_password=True) if hidden else storage.partition("?")[0]
-    return f"{address}?***" if url.query else address
+    if storage is None:
+        return None
+    hidden = re.sub(r"(://[^:/]*:)(?!\$(?:\w+|\{\w+\})@)[^@]*@", r"\1***@", storage)
+    return re.sub(r"\?.*", "?***", hidden, flags=re.DOTALL)
 
 
 @contextlib.contextmanager

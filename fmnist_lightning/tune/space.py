@@ -5,18 +5,18 @@ A YAML file of it maps options to the arguments of Optuna's distributions: {low,
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 from sqlalchemy import URL
 
 from fmnist_lightning.cli import parse_values
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs.files import read_yaml
 from fmnist_lightning.runs.options import AugmentationOptions, ModuleOptions, TrainOptions, TuneOptions, as_yaml, names
 
 DROPOUT_PLACES = tuple(f"dropout.{place}" for place in range(len(TrainOptions().dropout)))
@@ -27,7 +27,7 @@ SEARCHED = (
     *names(AugmentationOptions),
     *("batch_size", "max_epochs", "patience", "ema", "teacher", "teacher_share", "temperature"),
 )
-EXPECTED = "{low: ..., high: ...} with `log: true` or `step: ...` if wanted, or {choices: [...]}"
+EXPECTED = "expected {low: ..., high: ...} with `log: true` or `step: ...` if wanted, or {choices: [...]}"
 
 Space = dict[str, BaseDistribution]
 
@@ -38,7 +38,7 @@ class Plan:
 
     options: TuneOptions
     recipe: TrainOptions
-    held: set[str]  # the options that the best recipe holds, besides those in the space
+    held: set[str]  # the options that the best recipe holds
     space: Space
     url: URL  # of the database
     command: str  # resumes the search; shows no password
@@ -50,13 +50,8 @@ class Plan:
 
 def read_space(path: Path) -> Space:
     """The space in a YAML file. Raises UserError if an option can't be searched, or a value is not one of it."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --space {path}: {error} (name a search space)") from error
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"cannot use --space {path}: it holds no search space (expected lines `OPTION: {EXPECTED}`)")
-    if unknown := [str(name) for name in content if name not in SEARCHED]:
+    content = read_yaml(path, "name a search space such as those in recipes/search/")
+    if unknown := [name for name in content if name not in SEARCHED]:
         raise UserError(
             f"cannot search {', '.join(unknown)} in {path}: a search can change only {', '.join(SEARCHED)} (remove it)"
         )
@@ -71,10 +66,10 @@ def read_distribution(where: str, name: str, values: Any) -> BaseDistribution:
         with warnings.catch_warnings(action="error"):
             given = dict(values)
             if "choices" in given:
-                choices = [typed(where, name, choice) for choice in given.pop("choices")]
-                if name == "teacher" and "last" in choices:
+                given["choices"] = [label(typed(where, name, choice)) for choice in given["choices"]]
+                if name == "teacher" and "last" in given["choices"]:
                     raise ValueError("the last run would be another trial's, so name the teacher's run folder")
-                return CategoricalDistribution([label(choice) for choice in choices], **given)
+                return CategoricalDistribution(**given)
             log = given.pop("log", False)
             numbers = {key: typed(where, name, value) for key, value in given.items()}
             types = {type(number) for number in numbers.values()}
@@ -82,7 +77,7 @@ def read_distribution(where: str, name: str, values: Any) -> BaseDistribution:
                 raise ValueError("a range needs numbers, and log is true or false")
             return IntDistribution(log=log, **numbers) if types == {int} else FloatDistribution(log=log, **numbers)
     except (TypeError, ValueError, UserWarning) as error:
-        raise UserError(f"cannot use {where}: {error} (expected {EXPECTED})") from error
+        raise UserError(f"cannot use {where}: {error} ({EXPECTED})") from error
 
 
 def typed(where: str, name: str, value: Any) -> Any:
@@ -115,13 +110,9 @@ def label(value: Any) -> Any:
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
     """Let the study's sampler choose a value for each option in the space."""
-    values: dict[str, Any] = {}
-    for name, distribution in space.items():
-        match distribution:
-            case CategoricalDistribution(choices=choices):
-                values[name] = trial.suggest_categorical(name, choices)
-            case IntDistribution(low=low, high=high, step=step, log=log):
-                values[name] = trial.suggest_int(name, low, high, step=step, log=log)
-            case FloatDistribution(low=low, high=high, step=step, log=log):
-                values[name] = trial.suggest_float(name, low, high, step=step, log=log)
-    return values
+    suggest_by: dict[type[BaseDistribution], Callable[..., Any]] = {
+        CategoricalDistribution: trial.suggest_categorical,
+        IntDistribution: trial.suggest_int,
+        FloatDistribution: trial.suggest_float,
+    }
+    return {name: suggest_by[type(values)](name, **vars(values)) for name, values in space.items()}

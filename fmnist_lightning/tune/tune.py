@@ -1,7 +1,7 @@
 """The search command: from options to the best recipe."""
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fmnist_lightning.cli import require
@@ -11,6 +11,7 @@ from fmnist_lightning.runs.options import (
     DeviceOptions,
     TrainOptions,
     TuneOptions,
+    names,
     read_recipe,
     recipe_values,
     values_of,
@@ -20,8 +21,8 @@ from fmnist_lightning.training.distillation import prepare_teacher
 from fmnist_lightning.training.train import prepare_data
 
 # Options of this command that replace the recipe's. Those that change its result belong in the best recipe.
-KEPT = ("dataset", "val_fraction", "precision")
-OWN = (*KEPT, "data_dir", "accelerator", "devices")
+KEPT = {"dataset", "val_fraction", "precision"}
+OWN = {*KEPT, "data_dir", "accelerator", "devices"}
 
 
 def tune(options: TuneOptions) -> None:
@@ -29,21 +30,21 @@ def tune(options: TuneOptions) -> None:
 
     Raises UserError if recipe, space, data or database can't be used; Interrupted at a signal.
     """
-    own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
-    recipe = replace(read_recipe(Path(options.recipe)), **own)
     require(["optuna"], "a search", "tune")
     # They import the packages of the optional extra.
     from fmnist_lightning.tune import search, space
 
-    url = search.database_url(options)
-    shown = replace(options, storage=options.storage and search.without_secrets(options.storage))
+    path = Path(options.recipe)
+    own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
+    searched = space.read_space(Path(options.space))
+    held = {*recipe_values(path), *(own.keys() & KEPT), *(name.partition(".")[0] for name in searched)}
     plan = space.Plan(
         options=options,
-        space=space.read_space(Path(options.space)),
-        recipe=prepare(recipe),
-        held={*recipe_values(Path(options.recipe)), *(own.keys() & {*KEPT})} - {"resume", "fast_dev_run"},
-        url=url,
-        command=command_line(shown),
+        url=search.database_url(options),
+        space=searched,
+        recipe=prepare(replace(read_recipe(path), **own)),
+        held=held - {"resume", "fast_dev_run"},
+        command=command_line(replace(options, storage=search.without_secrets(options.storage))),
     )
     print(plan.command)
     try:
@@ -59,10 +60,7 @@ def prepare(recipe: TrainOptions) -> TrainOptions:
     Raises UserError if one is missing, the recipe leaves no validation split, or it needs several processes.
     """
     if not recipe.val_fraction:
-        raise UserError(
-            "cannot search a recipe that trains on all images (val_fraction 0): a search needs a validation split "
-            "(give --val_fraction 0.1)"
-        )
+        raise UserError("cannot search with val_fraction 0: trials need a validation split (give --val_fraction 0.1)")
     filter_library_output()
     devices = resolve_devices(**values_of(recipe, DeviceOptions))
     # Each process would ask for a trial of its own, and average its gradients with the others'.
@@ -78,6 +76,8 @@ def prepare(recipe: TrainOptions) -> TrainOptions:
 
 def command_line(options: TuneOptions) -> str:
     """The command that has these options."""
-    given = {one.name: getattr(options, one.name) for one in fields(options)}
-    words = [(f"--{one.name}", str(given[one.name])) for one in fields(options) if given[one.name] != one.default]
-    return shlex.join(["python", "scripts/tune.py", *(word for pair in words for word in pair)])
+    words = ["python", "scripts/tune.py"]
+    for name in names(TuneOptions):
+        if (value := getattr(options, name)) != getattr(TuneOptions(), name):
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)

@@ -246,10 +246,10 @@ def test_best_recipe_warns_of_a_teacher_of_validation_images(
     status, output = program(tune, *command, "--val_fraction", own)
     assert status == 0
     warning = (
-        f"he teacher {trained_once} was trained on validation images of this training (val_fraction 0.1, here 0.2)"
+        f"the teacher {trained_once} was trained on validation images of this training (val_fraction 0.1, here 0.2)"
     )
-    assert output.count(f"WARNING: t{warning}") == seen
-    assert (f"# T{warning}" in (folder / "best.yaml").read_text()) is seen
+    assert output.count(f"\nWARNING: {warning}") == seen
+    assert (f"# WARNING: {warning}" in (folder / "best.yaml").read_text()) is seen
 
 
 # Trials that don't go well
@@ -485,7 +485,7 @@ def test_search_that_cannot_start_makes_no_study(
 ) -> None:
     use_mirrors(monkeypatch, NOWHERE)
     status, output = program(tune, *arguments(folder, space, 1, **recipe), *options)
-    assert status == (2 if word == "learning_rate" else 1)
+    assert status == 1
     assert word in output
     assert not folder.exists()
 
@@ -504,7 +504,7 @@ def test_recipe_without_options_is_named(program: Program, folder: Path, content
     recipe.unlink() if content is None else recipe.write_bytes(content)
     status, output = program(tune, *command)
     assert status == 1
-    assert f"--recipe {recipe}" in output
+    assert str(recipe) in output
 
 
 def test_study_that_is_a_file_is_named(program: Program, folder: Path, stubbed: None) -> None:
