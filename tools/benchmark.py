@@ -20,7 +20,7 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from fmnist_lightning.cli import DATA_DIR, Accelerator, Dataset, main, path_option
-from fmnist_lightning.data.fashion_mnist import TORCHVISION_FOLDER
+from fmnist_lightning.data.fashion_mnist import RAW_FOLDER
 from fmnist_lightning.data.sources import TITLES, load_images, resolve_dataset
 from fmnist_lightning.runs.environment import environment
 from fmnist_lightning.runs.files import write_text
@@ -135,7 +135,7 @@ def measure_growth(dataset: str, data_dir: str, log_dir: Path) -> list[dict[str,
 
 def write_layout(folder: Path, dataset: str, data_dir: str) -> None:
     """Write the data as unpacked IDX files in torchvision's layout, which every program reads."""
-    raw = folder / TORCHVISION_FOLDER
+    raw = folder / RAW_FOLDER
     raw.mkdir(parents=True)
     for prefix, train in (("train", True), ("t10k", False)):
         images, labels = load_images(dataset, Path(data_dir), train=train)

@@ -32,19 +32,16 @@ def move(images: Tensor, flip: bool, shift: int, generator: Generator | None = N
     """Flip and shift by one gather of pixels from the padded images."""
     count, _, height, width = images.shape
     device = images.device
-    rows = torch.arange(height, device=device) + draw_offsets(count, shift, generator, device)  # (B, H)
-    columns = torch.arange(width, device=device) + draw_offsets(count, shift, generator, device)  # (B, W)
+    # Where each image's window starts in the padded images, on both axes.
+    top, left = (torch.randint(0, 2 * shift + 1, (count, 1), generator=generator, device=device) for _ in range(2))
+    rows = torch.arange(height, device=device) + top  # (B, H)
+    columns = torch.arange(width, device=device) + left  # (B, W)
     if flip:
         flipped = torch.rand(count, 1, generator=generator, device=device) < 0.5
         columns = torch.where(flipped, width - 1 + 2 * shift - columns, columns)
     sources = rows[:, :, None] * (width + 2 * shift) + columns[:, None, :]  # (B, H, W)
     padded = F.pad(images, (shift, shift, shift, shift)).flatten(1)  # (B, (H + 2 shift) * (W + 2 shift))
     return padded.gather(1, sources.flatten(1)).view_as(images)
-
-
-def draw_offsets(count: int, shift: int, generator: Generator | None, device: torch.device) -> Tensor:
-    """Where each image's window starts on an axis of the padded images: (count, 1), 0 to 2 shift."""
-    return torch.randint(0, 2 * shift + 1, (count, 1), generator=generator, device=device)
 
 
 def erase_rectangles(images: Tensor, fraction: float, generator: Generator | None = None) -> Tensor:

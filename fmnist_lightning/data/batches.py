@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of `count` indices that depends on (seed, epoch) alone, not on other random numbers."""
+    """A permutation of `count` indices that depends on (seed, epoch) alone."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
 
 
@@ -35,12 +35,11 @@ class Batches:
     """An iterable of `Batch`es over a split: one rank's shard of each.
 
     With `seed`, for training: a new order each epoch, batches of `batch_size` and a smaller last one, as in Keras.
-    Without, for evaluation: file order, in batches of nearly equal size, so that every rank has the same number of
-    batches and each index occurs once.
+    Without, for evaluation: file order, in batches of nearly equal size, so that each rank has a shard of every one.
 
     `batch_size` is global: `rank` of `world_size` takes its shard of the same batch. Shards differ by one image at
     most. Raises DataError if a batch has fewer images than there are ranks.
-    `state_dict` and `load_state_dict` keep the position within an epoch. Lightning saves them in checkpoints.
+    Lightning saves the position within an epoch, `state_dict`, in checkpoints.
     """
 
     def __init__(
@@ -72,17 +71,14 @@ class Batches:
         if epoch != self.epoch:
             self.epoch, self._start = epoch, 0
 
-    def indices_of_batches(self) -> tuple[Tensor, ...]:
-        """The indices of each batch of the epoch, over all ranks."""
-        count = len(self.split.labels)
-        if self.seed is None:
-            return torch.arange(count).tensor_split(len(self))
-        return epoch_order(count, self.seed, self.epoch).split(self.batch_size)
-
     def __iter__(self) -> Iterator[Batch]:
         images, labels = self.split
+        if self.seed is None:
+            batches = torch.arange(len(labels)).tensor_split(len(self))
+        else:
+            batches = epoch_order(len(labels), self.seed, self.epoch).split(self.batch_size)
         self.batches_done, self._start = self._start, 0
-        for indices in self.indices_of_batches()[self.batches_done :]:
+        for indices in batches[self.batches_done :]:
             shard = indices.tensor_split(self.world_size)[self.rank].to(images.device)
             # Counted before the yield, since Lightning saves the state after the step that uses the batch.
             self.batches_done += 1

@@ -32,7 +32,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     larger = torch.ones(len(labels), dtype=torch.bool).index_fill(0, smaller, False).nonzero().flatten()
     if not len(smaller) or not len(larger):
         raise DataError(
-            f"cannot split {len(labels):,} images: a fraction of {fraction} leaves one part empty (choose another one)"
+            f"cannot split {len(labels):,} images: a fraction of {fraction} leaves one part empty (choose another)"
         )
     return larger, smaller
 
@@ -82,20 +82,18 @@ class FashionMNISTDataModule(L.LightningDataModule):
         if stage == "test":
             self.splits["test"] = self.load(train=False)
         elif "train" not in self.splits:
-            whole = self.load(train=True)
-            if not self.val_fraction:
-                self.splits["train"] = whole
-                return
-            train, val = stratified_split(whole.labels, self.val_fraction, SPLIT_SEED)
-            self.splits["train"] = Split(whole.images[train], whole.labels[train])
-            self.splits["val"] = Split(whole.images[val], whole.labels[val])
+            self.splits["train"] = whole = self.load(train=True)
+            if self.val_fraction:
+                parts = stratified_split(whole.labels, self.val_fraction, SPLIT_SEED)
+                for name, indices in zip(("train", "val"), parts, strict=True):
+                    self.splits[name] = Split(whole.images[indices], whole.labels[indices])
 
     def load(self, *, train: bool) -> Split:
         """Read the training or the test set. Override it to use other images."""
         return load_images(self.dataset, self.data_dir, train=train)
 
     def train_dataloader(self) -> Batches:
-        return self.batches("train", seed=self.seed)
+        return self.batches("train", self.seed)
 
     def val_dataloader(self) -> Batches | list[Batches]:
         return self.batches("val") if self.val_fraction else []
@@ -103,14 +101,13 @@ class FashionMNISTDataModule(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self.batches("test")
 
-    def batches(self, name: str, *, seed: int | None = None) -> Batches:
+    def batches(self, name: str, seed: int | None = None) -> Batches:
         """This rank's shards of the batches of split `name`, which moves to the trainer's device once."""
         if self.trainer is None:
             return Batches(self.splits[name], self.batch_size, seed=seed)
-        device = self.trainer.strategy.root_device
-        self.splits[name] = split = Split(*(tensor.to(device) for tensor in self.splits[name]))
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return Batches(split, self.batch_size, seed=seed, rank=rank, world_size=world_size)
+        device, rank, ranks = self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+        self.splits[name] = Split(*(tensor.to(device) for tensor in self.splits[name]))
+        return Batches(self.splits[name], self.batch_size, seed=seed, rank=rank, world_size=ranks)
 
     def check_divisible(self, world_size: int) -> None:
         """Raise DataError if a batch of training or validation has fewer images than there are ranks."""

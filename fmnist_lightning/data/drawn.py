@@ -2,7 +2,7 @@
 
 It has the same classes and sizes. Training on it shows that everything works; its metrics say nothing of Fashion-MNIST.
 Each garment is a signed distance, negative inside, over coordinates u (right) and v (down) in -1..1, for n images at
-once: (n, 28, 28). `fit` is (PROPORTIONS, n, 1, 1), uniform in 0..1: the garment's proportions.
+once: (n, 28, 28). `fit` is (4, n, 1, 1), uniform in 0..1: the garment's proportions.
 """
 
 from functools import reduce
@@ -15,8 +15,6 @@ from fmnist_lightning.data.fashion_mnist import CLASSES, IMAGE_SIZE, Split
 PER_CLASS = {"train": 6000, "test": 1000}  # as in Fashion-MNIST
 SEEDS = {"train": 60000, "test": 10000}
 EDGE = IMAGE_SIZE / 2  # pixels for a distance of 1
-PROPORTIONS = 4  # that vary in each garment
-NOISE = 0.12  # standard deviation, of full brightness
 
 
 def box(u: Tensor, v: Tensor, half_width: Tensor | float, half_height: Tensor | float) -> Tensor:
@@ -106,8 +104,7 @@ def bag(u: Tensor, v: Tensor, fit: Tensor) -> Tensor:
     return union(body, handle)
 
 
-SHAPES = (t_shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle_boot)
-GARMENTS = dict(zip(CLASSES, SHAPES, strict=True))
+GARMENTS = (t_shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle_boot)  # in the order of CLASSES
 
 
 def draw(name: str, count: int, generator: torch.Generator) -> Tensor:
@@ -121,11 +118,11 @@ def draw(name: str, count: int, generator: torch.Generator) -> Tensor:
     tilt, size = uniform(-0.12, 0.12), uniform(0.85, 1.1)
     u = (across + tilt * down + uniform(-0.12, 0.12)) / size  # (n, 28, 28)
     v = (down - tilt * across + uniform(-0.12, 0.12)) / (size * uniform(0.9, 1.1))
-    fit = torch.rand(PROPORTIONS, count, 1, 1, generator=generator)
-    inside = GARMENTS[name](u, v, fit).mul_(-EDGE).add_(0.5).clamp_(0, 1)
+    fit = torch.rand(4, count, 1, 1, generator=generator)
+    inside = GARMENTS[CLASSES.index(name)](u, v, fit).mul_(-EDGE).add_(0.5).clamp_(0, 1)
     direction = uniform(0, torch.pi)
     stripes = torch.sin((u * direction.cos() + v * direction.sin()) * uniform(3, 25)).mul_(uniform(0, 0.3).square() * 3)
-    noise = torch.randn(count, IMAGE_SIZE, IMAGE_SIZE, generator=generator).mul_(NOISE)
+    noise = torch.randn(count, IMAGE_SIZE, IMAGE_SIZE, generator=generator).mul_(0.12)
     shade = uniform(0.3, 0.95)
     return (stripes + noise + 1).mul_(shade).mul_(inside).clamp_(0, 1).mul_(255).to(torch.uint8)
 
@@ -133,8 +130,7 @@ def draw(name: str, count: int, generator: torch.Generator) -> Tensor:
 def load_drawn(*, train: bool) -> Split:
     """60,000 or 10,000 drawn garments, shuffled in an order that never changes."""
     part = "train" if train else "test"
-    generator = torch.Generator().manual_seed(SEEDS[part])
-    count = PER_CLASS[part]
+    count, generator = PER_CLASS[part], torch.Generator().manual_seed(SEEDS[part])
     images = torch.cat([draw(name, count, generator) for name in CLASSES])
     labels = torch.arange(len(CLASSES)).repeat_interleave(count)
     order = torch.randperm(len(labels), generator=generator)

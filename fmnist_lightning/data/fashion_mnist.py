@@ -6,8 +6,8 @@ Source and license (MIT): https://github.com/zalandoresearch/fashion-mnist
 
 import gzip
 import hashlib
+import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,21 +20,15 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 IMAGE_SIZE = 28  # pixels, height and width
 
 
-class FileSpec(NamedTuple):
-    """What an unpacked file must be."""
-
-    size: int  # bytes
-    sha256: str
-
-
-# torchvision only checks that the unpacked files exist, so it accepts truncated and swapped ones.
+# The SHA-256 of each unpacked file. torchvision only checks that they exist, so it accepts truncated and swapped ones.
 FILES = {
-    "train-images-idx3-ubyte": FileSpec(47040016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-    "train-labels-idx1-ubyte": FileSpec(60008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-    "t10k-images-idx3-ubyte": FileSpec(7840016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-    "t10k-labels-idx1-ubyte": FileSpec(10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-TORCHVISION_FOLDER = Path("FashionMNIST", "raw")
+MAX_BYTES = 50_000_000  # read of a file, which may be a gzip bomb; the largest has 47,040,016
+RAW_FOLDER = Path("FashionMNIST", "raw")
 
 
 class Split(NamedTuple):
@@ -48,60 +42,43 @@ class DataError(UserError):
     """The data is missing, damaged, or does not suit the options."""
 
 
-def candidates(data_dir: Path, name: str) -> Iterator[Path]:
-    """Where a file may be: in torchvision's layout or in the folder itself, unpacked or gzipped."""
-    for folder in (data_dir / TORCHVISION_FOLDER, data_dir):
-        yield folder / name
-        yield folder / f"{name}.gz"
+def find_copies(data_dir: Path, name: str) -> list[Path]:
+    """The copies of a file: in torchvision's layout and in the folder itself, unpacked and gzipped."""
+    folders = (data_dir / RAW_FOLDER, data_dir)
+    paths = [folder / file for folder in folders for file in (name, f"{name}.gz")]
+    return [path for path in paths if os.access(path, os.F_OK)]  # `exists` would raise in an unreadable folder
 
 
 def read_verified(path: Path, name: str) -> bytes:
-    """The unpacked content of `path`, which must be exactly that of the file `name`.
-
-    Raises DataError if it is not. Unpacks at most one byte more than expected, so a gzip bomb is harmless.
-    """
-    expected = FILES[name]
+    """The unpacked content of `path`, which must be exactly that of the file `name`. Raises DataError if it is not."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(expected.size + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"cannot unpack {path}: it is damaged or no gzip file ({error})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) != expected.size:
-        found = f"more than {expected.size:,}" if len(content) > expected.size else f"{len(content):,}"
-        raise DataError(f"cannot use {path}: it holds {found} bytes, not {expected.size:,}")
+            content = file.read(MAX_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest != expected.sha256:
+    if digest != FILES[name]:
         raise DataError(
-            f"cannot use {path}: it has the right size but other content, so it is damaged or of another data set "
-            f"(SHA-256 {digest[:12]}..., not {expected.sha256[:12]}...)"
+            f"cannot use {path}: it is truncated, damaged or of another data set "
+            f"(SHA-256 {digest:.12}..., not {FILES[name]:.12}...)"
         )
     return content
 
 
-def find_content(data_dir: Path, name: str) -> tuple[bytes | None, list[DataError]]:
-    """The content of the first good copy of a file, if any, and the errors of the copies before it."""
-    errors: list[DataError] = []
-    for path in candidates(data_dir, name):
+def find_content(data_dir: Path, name: str) -> bytes:
+    """The unpacked content of the first good copy of a file. Raises DataError with each copy's problem if none is."""
+    problems = []
+    for path in find_copies(data_dir, name):
         try:
-            if path.exists():
-                return read_verified(path, name), errors
+            return read_verified(path, name)
         except DataError as error:
-            errors.append(error)
-        except PermissionError as error:  # raised by `exists`
-            errors.append(DataError(f"cannot read {path}: {error.strerror}"))
-    return None, errors
+            problems.append(str(error))
+    raise DataError("; ".join(problems) or f"cannot find {name} in {data_dir}")
 
 
 def load_split(data_dir: Path, *, train: bool) -> Split:
     """The training set (60,000 images) or the test set (10,000). Raises DataError if a file is missing or damaged."""
     prefix = "train" if train else "t10k"
-    tensors = []
-    for name, axes in ((f"{prefix}-images-idx3-ubyte", 3), (f"{prefix}-labels-idx1-ubyte", 1)):
-        content, errors = find_content(data_dir, name)
-        if content is None:
-            raise errors[0] if errors else DataError(f"cannot find {name} in {data_dir}")
-        tensors.append(read_tensor(content, axes))
-    images, labels = tensors
+    images = read_tensor(find_content(data_dir, f"{prefix}-images-idx3-ubyte"), axes=3)
+    labels = read_tensor(find_content(data_dir, f"{prefix}-labels-idx1-ubyte"), axes=1)
     return Split(images.unsqueeze(1), labels.long())

@@ -30,21 +30,16 @@ class IdxError(UserError):
 
 def read_shape(stream: BinaryIO | gzip.GzipFile, axes: int) -> tuple[int, ...]:
     """Read the header and return the length of each axis. Raises IdxError if it is not that of `axes` axes."""
-    magic = MAGIC + bytes([axes])
-    length = len(magic) + 4 * axes
-    header = stream.read(length)
-    if header[:4] != magic[: len(header)]:
-        raise IdxError(f"holds no IDX data of {axes} axes: it begins with {header[:4].hex(' ')}, not {magic.hex(' ')}")
-    if len(header) < length:
-        raise IdxError(f"is truncated: it ends after {len(header)} of the {length} bytes of its header")
+    header = stream.read(4 + 4 * axes)
+    if len(header) < 4 + 4 * axes or header[:4] != MAGIC + bytes([axes]):
+        raise IdxError(f"holds no IDX data of {axes} axes: its header is {header.hex(' ')}")
     return struct.unpack(f">{axes}I", header[4:])
 
 
 def read_tensor(content: bytes, axes: int) -> Tensor:
     """All values of an unpacked file that was verified, as a uint8 tensor of its shape."""
-    stream = io.BytesIO(content)
-    shape = read_shape(stream, axes)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=stream.tell()).view(shape)
+    shape = read_shape(io.BytesIO(content), axes)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * axes).view(shape)
 
 
 def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
@@ -56,14 +51,13 @@ def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.
     gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    doubt = ""
     try:
         stream = gzip.GzipFile(fileobj=file) if gzipped else file
         count, *shape = read_shape(stream, axes=3)
-        if not count:
-            raise IdxError("holds no images")
-        if shape != [height, width]:
-            raise IdxError(f"holds images of {shape[0]:,} x {shape[1]:,}, not {height} x {width}")
+        if not count or shape != [height, width]:
+            raise IdxError(
+                f"holds {count:,} images of {shape[0]:,} x {shape[1]:,}, not at least one of {height} x {width}"
+            )
         expected = stream.tell() + count * height * width
         if gzipped and expected > MAX_RATIO * size:
             raise IdxError(
@@ -76,9 +70,7 @@ def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.
             if len(content) < height * width:
                 raise IdxError(f"is truncated: it ends in image {index:,} of {count:,}")
             yield np.frombuffer(content, np.uint8).reshape(height, width)
-            # gzip stores its checksum at the end.
-            doubt = "; the images before may be wrong too" if gzipped else ""
         if stream.read(1):
             raise IdxError(f"holds more than the {count:,} images of its header")
-    except (OSError, EOFError, zlib.error) as error:
-        raise IdxError(f"is truncated or damaged ({error}){doubt}") from error
+    except (OSError, EOFError, zlib.error) as error:  # gzip checks its checksum at the end
+        raise IdxError(f"is truncated or damaged ({error}); images read from it may be wrong") from error

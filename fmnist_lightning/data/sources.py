@@ -1,8 +1,6 @@
 """The data sets by name: their titles, and how their images are loaded."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from fmnist_lightning.data.download import ensure_files
@@ -31,17 +29,5 @@ def resolve_dataset(dataset: str, data_dir: Path) -> str:
 
 
 def load_images(dataset: str, data_dir: Path, *, train: bool) -> Split:
-    """The training or the test set of a data set, whose files `ensure_files` downloaded.
-
-    Raises DataError if a file is missing or damaged.
-    """
+    """The training or the test set of a data set. Raises DataError if a file is missing or damaged."""
     return load_drawn(train=train) if dataset == "drawn" else load_split(data_dir, train=train)
-
-
-@contextlib.contextmanager
-def suggesting_drawn() -> Iterator[None]:
-    """Add a hint to a DataError, for a program that has the option --dataset."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{error} Or use the drawn stand-in with --dataset drawn.") from error

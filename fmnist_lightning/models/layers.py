@@ -5,15 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NUM_CLASSES = 10
-# One random byte decides about one activation.
-BYTE_VALUES = 256
+BYTE_VALUES = 256  # one random byte decides about one activation
 
 
 def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Map uint8 images from 0..255 to 0..1, as the original does; floats must already be in 0..1.
-
-    Raises TypeError for any other dtype, which would silently train on the wrong range.
-    """
+    """Map uint8 images from 0..255 to 0..1; floats must already be in 0..1. Raises TypeError for any other dtype."""
     if images.dtype == torch.uint8:
         return images.to(dtype) / 255
     if images.is_floating_point():
@@ -24,25 +20,21 @@ def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:
 def byte_mask(activations: Tensor, rate: float) -> Tensor:
     """A mask of the shape and memory order of `activations`: False with probability `rate`, a whole number of 256ths.
 
-    Draws eight bytes at a time from torch's global generator.
+    Draws eight bytes at a time from torch's global generator, on the CPU.
     """
-    count = activations.numel()
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=activations.device)
+    words = torch.empty((activations.numel() + 7) // 8, dtype=torch.int64)
     # `to=None` covers the whole range of int64, so all eight bytes of a word are uniform.
     words.random_(torch.iinfo(torch.int64).min, to=None)
     strides = torch.empty_like(activations, device="meta").stride()
-    in_order = words.view(torch.uint8)[:count].as_strided(activations.size(), strides)
-    return in_order >= int(rate * BYTE_VALUES)
+    return words.view(torch.uint8).as_strided(activations.size(), strides) >= int(rate * BYTE_VALUES)
 
 
 class Dropout(nn.Module):
     """`nn.Dropout` with cheaper masks on a CPU, at the nearest rate that a byte can give: 0/256 to 255/256.
 
     `nn.Dropout` draws a CPU mask with `bernoulli_`, which took 29% of a training step of the seed net on two cores
-    (LOG.md, 2026-11-22). Other devices use torch's own fused kernel at the same rounded rate. What remains is scaled by
-    1 / (1 - the rounded rate), so the expected activation is exact.
-
-    Raises ValueError for a rate outside [0, 1).
+    (LOG.md, 2026-11-22). Other devices use torch's own kernel at the same rounded rate. What remains is scaled by
+    1 / (1 - the rounded rate), so the expected activation is exact. Raises ValueError for a rate outside [0, 1).
     """
 
     def __init__(self, rate: float) -> None:
@@ -65,7 +57,6 @@ class Dropout(nn.Module):
 def init_as_keras(net: nn.Module) -> None:
     """Initialize weights as Keras's layers do by default: Glorot uniform kernels, zero biases."""
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
             nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)

@@ -1,7 +1,8 @@
 """The nets, plain `nn.Module`s that know nothing of Lightning.
 
 Axes: B images, C channels, H rows, W columns. A comment on a layer is the shape of its output.
-Each net takes images as they are stored, (B, 1, 28, 28) uint8, scales them itself, and returns logits (B, 10).
+Each net takes images as they are stored, (B, 1, 28, 28) uint8, scales them itself, and returns logits (B, 10). The
+original's nets take dropout rates after the first pooling, the second pooling and the dense layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +21,6 @@ class SeedNet(nn.Module):
     Source: the Keras listing of Fashion-MNIST-CNN-Dropout; tests/models/test_keras.py holds the two equal.
     Two changes make it faster and keep its function. ReLU comes after pooling: max(relu(a), relu(b)) = relu(max(a, b)),
     at a quarter of the work. The border that affects no logit is left out: see USED_SIZE.
-
-    `dropout` has the rates after the two poolings and the dense layer.
     """
 
     # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
@@ -59,9 +58,8 @@ class SeedNet(nn.Module):
 class NotebookNet(nn.Module):
     """The larger net that printed the original's reported metrics, 503,690 parameters.
 
-    Source: the notebook of Fashion-MNIST-CNN-Dropout; tests/models/test_keras.py holds the two equal. `dropout` has the
-    rates after the two poolings and the dense layer; the original has (.5, .5, 0). ReLU comes after pooling, as in
-    SeedNet.
+    Source: the notebook of Fashion-MNIST-CNN-Dropout; tests/models/test_keras.py holds the two equal.
+    ReLU comes after pooling, as in SeedNet.
     """
 
     def __init__(self, dropout: Sequence[float] = (0.5, 0.5, 0.0)) -> None:
@@ -96,9 +94,9 @@ class NotebookNet(nn.Module):
 MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {
     "seed": SeedNet,
     "notebook": NotebookNet,
-    "compact": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 96), depths=(1, 1, 1)),
+    "compact": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 96)),
     # The stages of `compact` after a block at the image's full size, which costs a third of the time and is worth it
     # (LOG.md, 2026-11-29).
-    "fine": partial(ResidualNet, stem=(16,), widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stem_stride=1),
-    "advanced": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 128, 192), depths=(1, 1, 1, 1)),
+    "fine": partial(ResidualNet, stem=(16,), widths=(16, 32, 64, 96), stem_stride=1),
+    "advanced": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 128, 192)),
 }

@@ -21,21 +21,14 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.layers import NUM_CLASSES
 from fmnist_lightning.models.nets import MODELS
 from fmnist_lightning.runs.checkpoints import read_checkpoint, training_record
-from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.folders import CONFIG, METRICS, find_checkpoint, find_run, read_config
 from fmnist_lightning.runs.options import TrainOptions
 
 PACKAGED = Path(__file__).parent / "weights" / "fine.safetensors"
 SUFFIX = ".safetensors"
-CARD = "card"  # its key in the metadata of a file
 # Counts up when a card means something that older code would misread.
 FORMAT = 1
 REQUIRED = ("format", "model", "dropout", "classes", "dataset", "weights_sha256")
-# The options that make a recipe; folders and devices of the machine stay out of the card.
-RECIPE_OPTIONS = (*TrainOptions.FIXED, "max_epochs", "patience")
-INPUT = f"images (B, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), uint8 in 0..255 or floats in 0..1; the model scales them"
-OUTPUT = f"logits (B, {NUM_CLASSES}), in the order of the classes; softmax makes them probabilities"
-NET_PREFIX = "net."  # of the net's weights among a Classifier's
 
 
 class Pretrained(NamedTuple):
@@ -49,34 +42,23 @@ def load_pretrained(source: str = "packaged", log_dir: str = LOG_DIR) -> Pretrai
     """The net that `source` names, with its card.
 
     `packaged` comes with this package; `last` is the newest run in `log_dir`; else a run folder, whose tested
-    checkpoint is taken, a `.ckpt` or a `.safetensors` file.
-    Raises UserError if a file is missing, damaged or another program's.
+    checkpoint is taken, a `.ckpt` or a `.safetensors` file. Raises UserError if it is missing, damaged or not ours.
     """
     if source == "packaged" or source.endswith(SUFFIX):
         return from_file(PACKAGED if source == "packaged" else Path(source))
     if source.endswith(".ckpt"):
-        path = Path(source)
-        run = path.parent.parent
-        return from_checkpoint(path, run if (run / CONFIG).is_file() else None)
+        return from_checkpoint(Path(source))
     if source != "last" and not Path(source).is_dir():
         kinds = f"packaged, last, a run folder such as {log_dir}/version_0, a .ckpt or a {SUFFIX} file"
         raise UserError(f"cannot load {source}: it is no trained model (name {kinds})")
-    run = find_run(source, Path(log_dir))
-    return from_checkpoint(find_checkpoint(run), run)
-
-
-def save_pretrained(pretrained: Pretrained, path: Path) -> Path:
-    """Write weights and card to `path`, atomically, and return it."""
-    with atomic_write(path) as file:
-        file.write(to_safetensors(pretrained))
-    return path
+    return from_checkpoint(find_checkpoint(find_run(source, Path(log_dir))))
 
 
 def to_safetensors(pretrained: Pretrained) -> bytes:
     """The content of a safetensors file with the card in its metadata."""
     card = {**pretrained.card, "weights_sha256": weights_digest(pretrained.net)}
     # One key only: safetensors writes several in random order, and equal weights would give unequal files.
-    return serialize_net(pretrained.net, {CARD: json.dumps(card)})
+    return serialize_net(pretrained.net, {"card": json.dumps(card)})
 
 
 def weights_digest(net: nn.Module) -> str:
@@ -90,60 +72,39 @@ def serialize_net(net: nn.Module, metadata: dict[str, str]) -> bytes:
 
 
 def from_file(path: Path) -> Pretrained:
-    """The net of a safetensors file. Raises UserError if it is missing, damaged or without a card of this project."""
+    """The net of a safetensors file. Raises UserError if it is missing, damaged or without a card of this version."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            card = json.loads(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except FileNotFoundError as error:
-        raise UserError(f"cannot read {path}: it does not exist (name another file, or a run)") from error
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {path} as safetensors: {error} (copy or export it again)") from error
-    card = read_card(metadata, path)
-    net = build_net(card["model"], card["dropout"], tensors, path)
+        found = {name: card[name] for name in REQUIRED}
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        hint = "write it again with scripts/export.py --format safetensors"
+        raise UserError(f"cannot read {path} as safetensors with a card: {error!r} ({hint})") from error
+    if (found["format"], found["classes"]) != (FORMAT, list(CLASSES)):
+        raise UserError(
+            f"cannot use {path}: its card has format {found['format']} and the classes {found['classes']}, and this "
+            f"version reads format {FORMAT} and Fashion-MNIST's classes (update the project)"
+        )
+    net = build_net(found["model"], found["dropout"], tensors, path)
     # safetensors checks names and sizes only, not values.
-    if weights_digest(net) != card["weights_sha256"]:
+    if weights_digest(net) != found["weights_sha256"]:
         raise UserError(f"cannot use {path}: its weights were changed or damaged (copy or export it again)")
     return Pretrained(net, card)
 
 
-def read_card(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The card in a file's metadata. Raises UserError if it is missing, damaged or of another version."""
-    if CARD not in metadata:
-        raise UserError(
-            f"cannot use {path}: it has no card in its metadata; earlier versions of this project wrote it to a .json "
-            "file (write it again with scripts/export.py --format safetensors)"
-        )
-    try:
-        card = json.loads(metadata[CARD])
-        missing = [name for name in REQUIRED if name not in card]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"cannot read the card of {path}: {error} (export it again)") from error
-    if missing:
-        raise UserError(f"cannot use the card of {path}: it lacks {', '.join(missing)} (export it again)")
-    if card["format"] != FORMAT or card["classes"] != list(CLASSES):
-        raise UserError(
-            f"cannot use the card of {path}: it has format {card['format']} and the classes {card['classes']}, and "
-            f"this version reads format {FORMAT} and Fashion-MNIST's classes (update the project)"
-        )
-    return card
-
-
-def from_checkpoint(path: Path, run: Path | None) -> Pretrained:
+def from_checkpoint(path: Path) -> Pretrained:
     """The net of a `.ckpt`, with a card from its run folder if there is one, else from the checkpoint alone.
 
     Weights that were trained in 64 bits are rounded to 32. Raises UserError if a file is damaged or not ours.
     """
-    checkpoint = read_checkpoint(path)
-    of_data, of_module = checkpoint.get("datamodule_hyper_parameters", {}), checkpoint["hyper_parameters"]
-    options = {**(read_config(run) if run else {}), **of_data, **of_module}
-    tensors = {
-        name.removeprefix(NET_PREFIX): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(NET_PREFIX)
-    }
+    checkpoint, run = read_checkpoint(path), path.parent.parent
+    options = read_config(run) if (run / CONFIG).is_file() else {}
+    options |= checkpoint.get("datamodule_hyper_parameters", {}) | checkpoint["hyper_parameters"]
+    weights = checkpoint["state_dict"]
+    tensors = {name.removeprefix("net."): weights[name] for name in weights if name.startswith("net.")}
     net = build_net(options.get("model"), options.get("dropout"), tensors, path)
-    return Pretrained(net, make_card(options, net, checkpoint, read_metrics(run, path, checkpoint) if run else None))
+    return Pretrained(net, make_card(options, net, checkpoint, read_metrics(path, checkpoint)))
 
 
 def make_card(
@@ -151,18 +112,19 @@ def make_card(
 ) -> dict[str, Any]:
     """A card without the digest of its weights. Without `metrics` it has none, since the run was not tested."""
     dataset = options.get("dataset")
-    digests = {name: spec.sha256 for name, spec in FILES.items()}
+    # The options that make a recipe; folders and devices of the machine stay out.
+    recipe = (*TrainOptions.FIXED, "max_epochs", "patience")
     return {
         "format": FORMAT,
         "model": options["model"],
         "dropout": options["dropout"],
         "classes": list(CLASSES),
-        "input": INPUT,
-        "output": OUTPUT,
+        "input": f"images (B, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), uint8 in 0..255 or floats in 0..1; the model scales them",
+        "output": f"logits (B, {NUM_CLASSES}), in the order of the classes; softmax makes them probabilities",
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "dataset": dataset,
-        **({"data_sha256": digests} if dataset == "fashion_mnist" else {}),
-        "training": {name: options[name] for name in RECIPE_OPTIONS if name in options},
+        **({"data_sha256": dict(FILES)} if dataset == "fashion_mnist" else {}),
+        "training": {name: options[name] for name in recipe if name in options},
         **({"teacher": checkpoint["teacher"]} if "teacher" in checkpoint else {}),
         "trained_with": checkpoint.get("environment", {}),
         **({"metrics": metrics} if metrics else {}),
@@ -170,9 +132,9 @@ def make_card(
     }
 
 
-def read_metrics(run: Path, path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """The run's metrics.json if it describes this very checkpoint, tested without test-time augmentation."""
-    file = run / METRICS
+def read_metrics(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """The run's metrics.json if it describes the checkpoint at `path`, tested without test-time augmentation."""
+    file = path.parent.parent / METRICS
     if not file.is_file():
         return None
     try:

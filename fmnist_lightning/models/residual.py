@@ -52,8 +52,8 @@ class ResidualNet(nn.Module):
     """Convolutions, stages of blocks, the mean over all positions, one dense layer.
 
     `stem` has the channels of the first convolutions. The last of them has `stem_stride`: 2 halves the size, so all
-    later layers do a quarter of the work. `widths` and `depths` are the channels and blocks of each stage. Every stage
-    except the first halves the size. `dropout` has the rates after the last stages.
+    later layers do a quarter of the work. `widths` has the channels of each stage's block. Every stage except the first
+    halves the size. `dropout` has the rates after the last stages.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class ResidualNet(nn.Module):
         dropout: Sequence[float],
         stem: Sequence[int],
         widths: Sequence[int],
-        depths: Sequence[int],
         stem_stride: int = 2,
     ) -> None:
         super().__init__()
@@ -72,12 +71,10 @@ class ResidualNet(nn.Module):
             layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]  # (B, C, H, W)
             channels = outputs
         rates = [0.0] * (len(widths) - len(dropout)) + [*dropout]
-        for stage, (outputs, depth, rate) in enumerate(zip(widths, depths, rates, strict=True)):
-            for number in range(depth):
-                # (B, C, H, W), then (B, C, H / 2, W / 2), rounded up, and so on
-                layers.append(Block(channels, outputs, 2 if stage and not number else 1))
-                channels = outputs
-            layers.append(Dropout(rate))
+        for stage, (outputs, rate) in enumerate(zip(widths, rates, strict=True)):
+            # (B, C, H, W), then (B, C, H / 2, W / 2), rounded up, and so on
+            layers += [Block(channels, outputs, 2 if stage else 1), Dropout(rate)]
+            channels = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, NUM_CLASSES)
         for layer in self.modules():

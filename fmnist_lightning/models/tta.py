@@ -14,10 +14,7 @@ def warn_if_trained_without_flip(flip: bool) -> None:
 
 
 class MirrorAveraged(nn.Module):
-    """A net's mean probabilities for an image and its mirror image, as logits: the logarithms of those means.
-
-    Stands outside the net, whose `forward` means the same in training and test. It doubles the cost.
-    """
+    """A net's mean probabilities for an image and its mirror image, as logits: the logarithms of those means."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 import torch
 
 from fmnist_lightning.data.augment import augment, erase_rectangles, mix, move
@@ -29,16 +28,9 @@ def test_move_draws_each_flip_and_shift_equally_often() -> None:
     assert 40 < min(moves.values()) <= max(moves.values()) < 160
 
 
-def test_move_flips_half_without_shift() -> None:
+def test_erase_blackens_a_rectangle_of_the_stated_size() -> None:
     images = random_images(2000)
-    result = move(images, flip=True, shift=0, generator=seeded())
-    flipped = (result == images.flip(3)).flatten(1).all(dim=1)
-    assert (flipped | (result == images).flatten(1).all(dim=1)).all()
-    assert 900 < flipped.sum() < 1100
-
-
-def test_erase_blackens_one_rectangle_of_the_stated_size() -> None:
-    erased = erase_rectangles(random_images(2000), 1.0, seeded()) == 0
+    erased = erase_rectangles(images, 1.0, seeded()) == 0
     rows, columns = erased.any(dim=3).sum(dim=2), erased.any(dim=2).sum(dim=2)
     area = erased.sum(dim=(1, 2, 3))
     assert torch.equal(rows * columns, area[:, None])
@@ -46,12 +38,8 @@ def test_erase_blackens_one_rectangle_of_the_stated_size() -> None:
     # Sides are rounded to whole pixels, by half a pixel at most.
     assert area.max() <= (28 * (1 / 3 / 0.3) ** 0.5 + 0.5) * (28 * (0.3 / 3) ** 0.5 + 0.5)
     assert erased.any(dim=0).all()
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
-def test_erase_hits_the_stated_fraction_of_images(fraction: float) -> None:
-    erased = (erase_rectangles(random_images(2000), fraction, seeded()) == 0).flatten(1).any(dim=1).float().mean()
-    assert abs(erased - fraction) < 0.04
+    quarter = (erase_rectangles(images, 0.25, seeded()) == 0).flatten(1).any(dim=1)
+    assert abs(quarter.float().mean() - 0.25) < 0.04
 
 
 def test_augment_depends_on_its_generator_alone() -> None:
@@ -82,10 +70,4 @@ def test_mix_blends_images_and_labels_alike() -> None:
     # a uniform distribution, 20%. The tolerance is three and a half standard deviations of a binomial of 200.
     outside = sum(not 0.1 < weight < 0.9 for weight in weights) / len(weights)
     assert abs(outside - 4 / math.pi * math.asin(math.sqrt(0.1))) < 0.12
-
-
-def test_mix_of_one_image_leaves_it() -> None:
-    images = random_images(1)
-    mixed, targets = mix(images, torch.tensor([3]), 10, alpha=0.2)
-    assert torch.equal(mixed, images)
-    torch.testing.assert_close(targets, torch.eye(10)[[3]])
+    assert torch.equal(mix(images[:1], labels[:1], 10, alpha=0.5)[0], images[:1])  # the last batch may have one image

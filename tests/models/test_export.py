@@ -11,13 +11,12 @@ import onnxruntime
 import pytest
 import torch
 from conftest import NOWHERE, Program, draw_few, use_mirrors
-from torch.nn import functional as F
 
-from fmnist_lightning.data.fashion_mnist import CLASSES, load_split
+from fmnist_lightning.data.fashion_mnist import CLASSES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.export import FORMATS, OPSET, TOLERANCE, export, verify
 from fmnist_lightning.models.nets import SeedNet
-from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, save_pretrained
+from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors
 from fmnist_lightning.runs.options import ExportOptions
 
 ROOT = Path(__file__).parents[2]
@@ -25,26 +24,20 @@ ROOT = Path(__file__).parents[2]
 
 def weights_file(path: Path, net: torch.nn.Module, dataset: str = "drawn") -> Path:
     card = {"format": 1, "model": "seed", "dropout": [0.25, 0.25, 0.5], "classes": list(CLASSES), "dataset": dataset}
-    save_pretrained(Pretrained(net, card), path)
+    path.write_bytes(to_safetensors(Pretrained(net, card)))
     return path
 
 
 @pytest.fixture(scope="module")
-def net_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights of a new net, whose card says that it was trained on drawn garments."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights of a new net, and its exports in `out`; the tests below only read it."""
     torch.manual_seed(0)
-    return weights_file(tmp_path_factory.mktemp("net") / "net.safetensors", SeedNet())
-
-
-@pytest.fixture(scope="module")
-def exported(net_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the net in each format; the tests below only read it."""
     folder = tmp_path_factory.mktemp("exported")
+    run = str(weights_file(folder / "net.safetensors", SeedNet()))
     with pytest.MonkeyPatch.context() as patch:
         draw_few(patch)
-        for kind in ("onnx", "pt2", "safetensors"):
-            output = folder / f"seed.{kind}"
-            export(ExportOptions(run=str(net_file), format=kind, output=str(output)))
+        for kind in FORMATS:
+            export(ExportOptions(run=run, format=kind, output=str(folder / "out" / f"seed.{kind}")))
     return folder
 
 
@@ -68,72 +61,62 @@ def run_pt2(path: Path, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("kind", "predict"), [("onnx", run_onnx), ("pt2", run_pt2)])
-@pytest.mark.parametrize("count", [1, 2, 7, 300])
-def test_export_scales_images_and_returns_probabilities(
-    net_file: Path, exported: Path, kind: str, predict: object, count: int
-) -> None:
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_export_scales_images_and_returns_probabilities(exported: Path, kind: str, predict: object, count: int) -> None:
     images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
-    probs = predict(exported / f"seed.{kind}", images)
+    probs = predict(exported / "out" / f"seed.{kind}", images)
     with torch.inference_mode():
-        logits = load_pretrained(str(net_file)).net(images.float() / 255).double().numpy()
+        logits = load_pretrained(str(exported / "net.safetensors")).net(images.float() / 255).double().numpy()
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert (probs.shape, probs.dtype) == ((count, 10), np.float32)
     np.testing.assert_allclose(probs, powers / powers.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_export_safetensors_keeps_every_bit(net_file: Path, exported: Path) -> None:
-    assert (exported / "seed.safetensors").read_bytes() == net_file.read_bytes()
-    assert {path.name for path in exported.iterdir()} == {"seed.onnx", "seed.pt2", "seed.safetensors"}
-
-
-def test_export_onnx_is_one_valid_file_with_its_card(net_file: Path, exported: Path) -> None:
-    path = exported / "seed.onnx"
-    onnx.checker.check_model(path, full_check=True)
-    model = onnx.load(path, load_external_data=False)
+def test_exports_are_one_file_each_with_their_card(exported: Path) -> None:
+    files = {path.suffix: path for path in (exported / "out").iterdir()}
+    assert files.keys() == {".onnx", ".pt2", ".safetensors"}
+    assert files[".safetensors"].read_bytes() == (exported / "net.safetensors").read_bytes()
+    card = load_pretrained(str(files[".safetensors"])).card
+    onnx.checker.check_model(files[".onnx"], full_check=True)
+    model = onnx.load(files[".onnx"], load_external_data=False)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
     assert all(weights.data_location == onnx.TensorProto.DEFAULT for weights in model.graph.initializer)
-    properties = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    properties = onnxruntime.InferenceSession(files[".onnx"]).get_modelmeta().custom_metadata_map
     assert json.loads(properties["classes"]) == list(CLASSES)
-    assert json.loads(properties["card"]) == load_pretrained(str(net_file)).card
-
-
-def test_export_pt2_has_its_card(net_file: Path, exported: Path) -> None:
     extra = {"card.json": ""}
-    torch.export.load(exported / "seed.pt2", extra_files=extra)
-    assert json.loads(extra["card.json"]) == load_pretrained(str(net_file)).card
+    torch.export.load(files[".pt2"], extra_files=extra)
+    assert json.loads(properties["card"]) == json.loads(extra["card.json"]) == card
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_export_holds_no_path_of_this_machine(net_file: Path, exported: Path, kind: str) -> None:
-    content = (exported / f"seed.{kind}").read_bytes()
+def test_export_holds_no_path_of_this_machine(exported: Path, kind: str) -> None:
+    path = exported / "out" / f"seed.{kind}"
+    content = path.read_bytes()
     if kind == "pt2":
-        with zipfile.ZipFile(exported / "seed.pt2") as archive:
+        with zipfile.ZipFile(path) as archive:
             content = b"".join(archive.read(name) for name in archive.namelist())
     assert b"layers.12" in content  # the control: names of layers, next to which a path would be
-    for folder in (ROOT, Path(torch.__file__).parent, net_file.parent):
+    for folder in (ROOT, Path(torch.__file__).parent, exported):
         assert str(folder).encode() not in content
 
 
-def test_export_prints_its_verification(
-    program: Program, net_file: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_export_verifies_every_image(
+    program: Program, exported: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    read = FORMATS["safetensors"].read
+    write, read = FORMATS["safetensors"]
 
     def counting(path: Path) -> object:
         predict = read(path)
         return lambda images: (sizes.append(len(images)), predict(images))[1]
 
-    monkeypatch.setitem(FORMATS, "safetensors", FORMATS["safetensors"]._replace(read=counting))
+    monkeypatch.setitem(FORMATS, "safetensors", (write, counting))
     (here / ".seed.safetensors.abc.staged").write_text("what a killed export left")
-    status, output = program(export, "--run", net_file, "--format", "safetensors", "--batch_size", 120)
+    arguments = ("--run", exported / "net.safetensors", "--format", "safetensors", "--batch_size", 120)
+    status, output = program(export, *arguments)
     assert status == 0
-    verified, speed, written = output.splitlines()
-    assert verified.startswith("DRAWN STAND-IN")
-    assert "all 200 images" in verified
-    assert "limit 1e-05" in verified
-    assert speed.startswith("images/s: ")
-    assert written == f"written: seed.safetensors, {Path('seed.safetensors').stat().st_size:,} bytes"
+    assert output.startswith("DRAWN STAND-IN")
+    assert "all 200 images" in output
     assert sizes == [1, 120, 79]  # a batch of one image, too
     assert [path.name for path in here.iterdir()] == ["seed.safetensors"]
 
@@ -146,23 +129,23 @@ def test_export_of_a_run_goes_into_its_folder(program: Program, trained: Path) -
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_export_refuses_one_changed_weight(
-    program: Program, net_file: Path, exported: Path, here: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    program: Program, exported: Path, here: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The file's weights are `net_file`'s; in the model, one of 225,034 is different."""
-    net = load_pretrained(str(net_file)).net
+    """The file has the weights of `exported`; in the model, one of 225,034 is different."""
+    net = load_pretrained(str(exported / "net.safetensors")).net
     with torch.no_grad():
         net.layers[12].bias[3] += 1e-3
     other = weights_file(here.parent / "other.safetensors", net)
-    content = (exported / f"seed.{kind}").read_bytes()
-    monkeypatch.setitem(FORMATS, kind, FORMATS[kind]._replace(write=lambda _: content))
+    content = (exported / "out" / f"seed.{kind}").read_bytes()
+    monkeypatch.setitem(FORMATS, kind, (lambda _: content, FORMATS[kind][1]))
     earlier = here / f"seed.{kind}"
-    for before in (None, b"earlier"):
-        if before:
-            earlier.write_bytes(before)
+    for before in ([], [earlier]):
+        for path in before:
+            path.write_bytes(b"earlier")
         status, output = program(export, "--run", other, "--format", kind)
         assert status == 1
         assert f"cannot write seed.{kind}" in output
-        assert list(here.iterdir()) == ([earlier] if before else [])
+        assert list(here.iterdir()) == before
     assert earlier.read_bytes() == b"earlier"
 
 
@@ -190,24 +173,20 @@ def test_verify_refuses_another_class_within_the_tolerance() -> None:
         verify(probs, expected, "cannot write")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_export_names_a_missing_package(
-    program: Program, net_file: Path, here: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    program: Program, exported: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    status, output = program(export, "--run", net_file)
-    assert status == 1
-    assert f"import of {package} halted" in output
-    assert "[export]" in output
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    status, output = program(export, "--run", exported / "net.safetensors")
+    assert (status, "onnxscript" in output, "[export]" in output) == (1, True, True)
 
 
-@pytest.mark.parametrize(("option", "value"), [("--ckpt", "best"), ("--ckpt", "last"), ("--output", "net.pt2")])
+@pytest.mark.parametrize(("option", "value"), [("--ckpt", "best"), ("--output", "net.pt2")])
 def test_export_refuses_options_that_do_not_fit(
-    program: Program, net_file: Path, here: Path, option: str, value: str
+    program: Program, exported: Path, here: Path, option: str, value: str
 ) -> None:
-    status, output = program(export, "--run", net_file, option, value)
-    assert status == 1
-    assert f"{option} {value}" in output
+    status, output = program(export, "--run", exported / "net.safetensors", option, value)
+    assert (status, f"{option} {value}" in output) == (1, True)
 
 
 @pytest.mark.parametrize(("dataset", "word"), [("fashion_mnist", "--data_dir"), ("cifar", "cifar")])
@@ -225,18 +204,8 @@ def test_export_without_test_images_writes_nothing(
 
 @pytest.mark.real_data
 def test_export_verifies_all_real_test_images(program: Program, real_data_dir: Path, tmp_path: Path) -> None:
-    """After 20 steps, since the classes of a new net are nearly ties."""
-    torch.manual_seed(0)
-    net = SeedNet()
-    images, labels = load_split(real_data_dir, train=False)
-    optimizer = torch.optim.Adam(net.parameters())
-    for step in torch.arange(20 * 64).split(64):
-        optimizer.zero_grad()
-        F.cross_entropy(net(images[step]), labels[step]).backward()
-        optimizer.step()
-    file = weights_file(tmp_path / "net.safetensors", net, "fashion_mnist")
-    target = tmp_path / "out" / "seed.onnx"
-    status, output = program(export, "--run", file, "--output", target, "--data_dir", real_data_dir)
+    target = tmp_path / "out" / "fine.onnx"
+    status, output = program(export, "--run", "packaged", "--output", target, "--data_dir", real_data_dir)
     assert status == 0, output
-    assert output.startswith("Fashion-MNIST, test set: onnxruntime gives the model's class for all 10,000 images")
+    assert "class for all 10,000 images" in output
     assert target.is_file()

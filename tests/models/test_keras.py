@@ -95,12 +95,6 @@ def to_keras(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).numpy().astype(keras.config.floatx()) / 255
 
 
-def check_probabilities(ours: nn.Module, theirs: Any, images: torch.Tensor) -> None:
-    ours.load_state_dict(from_keras(ours, theirs.get_weights()))
-    probs = ours.eval()(images).softmax(dim=1).detach().numpy()
-    np.testing.assert_allclose(probs, theirs.predict(to_keras(images), verbose=0), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("net", "keras_net", "parameters"),
     [(SeedNet, keras_seed_net, 225_034), (NotebookNet, keras_notebook_net, 503_690)],
@@ -110,13 +104,10 @@ def test_net_gives_keras_probabilities(small_drawn: None, net: Any, keras_net: A
     keras.utils.set_random_seed(0)
     theirs = keras_net()
     assert theirs.count_params() == parameters
-    check_probabilities(net(), theirs, load_drawn(train=False).images)
-
-
-@pytest.mark.real_data
-def test_net_gives_keras_probabilities_of_real_images(real_data_dir: Path) -> None:
-    keras.utils.set_random_seed(0)
-    check_probabilities(SeedNet(), keras_seed_net(), load_split(real_data_dir, train=False).images[:256])
+    images, ours = load_drawn(train=False).images, net().eval()
+    ours.load_state_dict(from_keras(ours, theirs.get_weights()))
+    probs = ours(images).softmax(dim=1).detach().numpy()
+    np.testing.assert_allclose(probs, theirs.predict(to_keras(images), verbose=0), rtol=0, atol=1e-5)
 
 
 def step(net: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -149,22 +140,3 @@ def test_ten_adam_steps_end_in_keras_weights(real_data_dir: Path, in_64_bits: No
     assert mismatch(ours, reference) == 0
     assert mismatch(first, reference) > 150_000
     assert mismatch(torchs, reference) > 1000
-
-
-def test_keras_adam_resumes_from_its_state() -> None:
-    """Epsilon depends on the number of steps, which is part of the state."""
-    torch.manual_seed(0)
-    start, gradients = torch.randn(50), torch.randn(6, 50) * 1e-6
-
-    def steps(parameter: torch.Tensor, optimizer: KerasAdam, part: torch.Tensor) -> None:
-        for gradient in part:
-            parameter.grad = gradient.clone()
-            optimizer.step()
-
-    whole, halved = start.clone().requires_grad_(), start.clone().requires_grad_()
-    steps(whole, KerasAdam([whole], lr=1e-3), gradients)
-    first, second = KerasAdam([halved], lr=1e-3), KerasAdam([halved], lr=1e-3)
-    steps(halved, first, gradients[:3])
-    second.load_state_dict(first.state_dict())
-    steps(halved, second, gradients[3:])
-    assert torch.equal(whole, halved)

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from conftest import Program, metrics_of
 from PIL import Image
 
 from fmnist_lightning.data.drawn import load_drawn
 from fmnist_lightning.models.nets import SeedNet
-from fmnist_lightning.models.tta import MirrorAveraged, warn_if_trained_without_flip
+from fmnist_lightning.models.tta import MirrorAveraged
 from fmnist_lightning.predict.classifier import load_classifier
 from fmnist_lightning.predict.predict import predict
 from fmnist_lightning.training.evaluate import evaluate
@@ -23,13 +22,6 @@ def test_mirror_averaged_returns_mean_probabilities() -> None:
     probs = MirrorAveraged(net)(images).softmax(dim=1)
     torch.testing.assert_close(probs, mean)
     assert (probs - net(images).softmax(dim=1)).abs().max() > 1e-4  # the control: one image alone
-
-
-def test_tta_warns_about_models_trained_without_flip(capsys: pytest.CaptureFixture[str]) -> None:
-    warn_if_trained_without_flip(True)
-    assert capsys.readouterr().err == ""
-    warn_if_trained_without_flip(False)
-    assert "--flip" in capsys.readouterr().err
 
 
 def test_predict_warns_with_tta_alone(program: Program, trained: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import fmnist_lightning
 from fmnist_lightning.data.drawn import draw
 from fmnist_lightning.data.fashion_mnist import CLASSES, load_split
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.models.pretrained import PACKAGED, load_pretrained, save_pretrained
+from fmnist_lightning.models.pretrained import PACKAGED, load_pretrained, to_safetensors
 from fmnist_lightning.predict import classifier
 from fmnist_lightning.predict.classifier import PictureClassifier, Prediction, choose_device, load_classifier
 from fmnist_lightning.predict.pictures import PictureError, load_picture
@@ -67,7 +67,7 @@ def test_load_classifier_loads_packaged_weights_by_default(classify: PictureClas
 
 def test_load_classifier_loads_every_source_alike(trained: Path, tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
-    save_pretrained(load_pretrained(str(trained)), weights)
+    weights.write_bytes(to_safetensors(load_pretrained(str(trained))))
     checkpoint = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     expected = load_classifier(str(trained), device="cpu")
     for source in ("last", str(checkpoint), str(weights)):
@@ -237,7 +237,8 @@ def test_example_in_readme_runs_and_package_imports_fast(boot: Path) -> None:
     assert lines == example(str(classifier.__doc__))
     assert lines.count("\n") == 3
     before = "import sys, fmnist_lightning; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()\n"
-    after = "import fmnist_lightning.predict.predict; assert not {'lightning', 'torchvision'} & sys.modules.keys()\n"
+    modules = "fmnist_lightning.predict.predict, fmnist_lightning.data.sources"
+    after = f"import {modules}; assert not {{'lightning', 'torchvision'}} & sys.modules.keys()\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", before + lines + after],
