@@ -35,8 +35,8 @@ class Outputs(NamedTuple):
 class EpochMetrics(Metric):
     """Cross-entropy and metrics of a whole epoch, on all ranks, each named `prefix` + its name.
 
-    `update` only keeps the outputs of a batch, 56 bytes an image: computing and logging at each step took a twentieth
-    of a bf16 step (LOG.md, 2026-11-23). `compute` gathers them once an epoch and leaves them in `outputs`.
+    `update` only keeps the outputs of a batch: computing at each step took a twentieth of its time (LOG.md,
+    2026-11-23). `compute` gathers them once an epoch and leaves them in `outputs`.
     """
 
     full_state_update = False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,17 @@ CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.training.train"])
 
 def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     """The variables that torchrun sets for a rank on one machine."""
-    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
-    names = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "t"}
-    return {name: str(value) for name, value in {**values, **names}.items()}
+    numbers = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "t", **{name: str(numbers[name]) for name in numbers}}
 
 
 def slurm_environment(rank: int, world_size: int, port: int, nodes: int = 1) -> dict[str, str]:
     """The variables that SLURM's srun sets for a task, in an interactive job, which Lightning would overlook."""
     tasks = world_size // nodes
-    values = {"SLURM_PROCID": rank, "SLURM_NODEID": rank // tasks, "SLURM_LOCALID": rank % tasks, "MASTER_PORT": port}
-    values |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size, "SLURM_NTASKS_PER_NODE": tasks}
+    numbers = {"SLURM_PROCID": rank, "SLURM_NODEID": rank // tasks, "SLURM_LOCALID": rank % tasks, "MASTER_PORT": port}
+    numbers |= {"SLURM_NTASKS": world_size, "SLURM_STEP_NUM_TASKS": world_size, "SLURM_NTASKS_PER_NODE": tasks}
     names = {"SLURM_JOB_NAME": "interactive", "MASTER_ADDR": "127.0.0.1"}
-    return {name: str(value) for name, value in {**values, **names}.items()}
+    return {**names, **{name: str(numbers[name]) for name in numbers}}
 
 
 def rank_main(
@@ -59,6 +59,19 @@ def rank_main(
     sys.exit(run_command(patch, command, *arguments))
 
 
+def start_rank(
+    output: Path,
+    command: Callable[..., Any],
+    arguments: Sequence[object],
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> BaseProcess:
+    """Start `rank_main` in a process, which first calls `before`, a function of a test's module."""
+    process = CONTEXT.Process(target=rank_main, args=(environment or {}, output, command, arguments, before))
+    process.start()
+    return process
+
+
 def run_ranks(
     folder: Path,
     command: Callable[..., Any],
@@ -68,19 +81,14 @@ def run_ranks(
     launcher: Callable[[int, int, int], dict[str, str]] = torchrun_environment,
     before: Callable[[], None] | None = None,
 ) -> tuple[list[int | None], list[str]]:
-    """Exit statuses and outputs of `world_size` ranks, by rank. Those that don't end in time are killed.
-
-    Each rank first calls `before`, a function of a test's module.
-    """
+    """Exit statuses and outputs of `world_size` ranks, by rank. Those that don't end in time are killed."""
     folder.mkdir(parents=True, exist_ok=True)
     port = find_free_network_port()
     outputs = [folder / f"rank_{rank}.txt" for rank in range(world_size)]
     ranks = [
-        CONTEXT.Process(target=rank_main, args=(launcher(rank, world_size, port), output, command, arguments, before))
+        start_rank(output, command, arguments, launcher(rank, world_size, port), before)
         for rank, output in enumerate(outputs)
     ]
-    for one in ranks:
-        one.start()
     deadline = time.monotonic() + SECONDS
     for one in ranks:
         one.join(max(0.0, deadline - time.monotonic()))

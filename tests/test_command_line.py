@@ -90,8 +90,8 @@ def help_of(options: type[Any], name: str) -> str:
         (["--schedule", "linear"], "one_cycle"),
         (["--dropout", "[0.25, 0.25, 1.0]"], "dropout"),
         (["--dropout", "0.25"], "dropout"),
-        (["--mixup", "0.001"], "0.01 to 100"),
-        (["--mixup", "nan"], "0.01 to 100"),
+        (["--mixup", "0.001"], "mixup"),
+        (["--mixup", "nan"], "mixup"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

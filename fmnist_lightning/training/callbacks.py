@@ -69,13 +69,6 @@ def in_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def run_logger(run: Path, steps: int) -> TensorBoardLogger:
-    """The event file of a run; what an earlier process logged after `steps` is dropped."""
-    return TensorBoardLogger(
-        run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
-    )
-
-
 def moving_average(decay: float, device: torch.device) -> WeightAveraging:
     """An exponential moving average of the weights, which validation, checkpoints and test use.
 

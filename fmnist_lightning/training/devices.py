@@ -34,7 +34,6 @@ from fmnist_lightning.errors import SIGNALS, UserError
 T = TypeVar("T")
 
 LOCALHOST = "127.0.0.1"
-PROCESSES_PER_CORE = 4  # at most, on CPUs: each process takes about 1 GB
 SECONDS_TO_SAVE = 600  # for a validation and a checkpoint after Ctrl-C; torch's default is 30
 # A rank that lost its connection waits this long for the agent to end it, so that the agent reports the rank that died.
 LINGER_SECONDS = 5.0
@@ -72,7 +71,11 @@ def resolve_devices(
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"cannot use {asked}: {error} (use --accelerator auto)") from error
     processes = getattr(fabric.strategy, "num_processes", 1)
-    check_processes(fabric.device, processes, num_nodes, environment.world_size() if environment else None, asked)
+    if environment and environment.world_size() != processes * num_nodes:
+        started = f"torchrun or srun started {environment.world_size()} processes"
+        raise UserError(f"cannot use {asked}: {started} (use their numbers)")
+    if not environment and num_nodes > 1:
+        raise UserError(f"cannot use {asked}: other machines are not reached from here (use torchrun, docs/scale.md)")
     torch.backends.cudnn.allow_tf32 = False
     trainer = {
         **where,
@@ -82,17 +85,6 @@ def resolve_devices(
         "use_distributed_sampler": False,  # `Batches` makes the shards; Lightning's sampler would repeat images
     }
     return Devices(fabric, trainer, to_launch=0 if environment or processes == 1 else processes)
-
-
-def check_processes(device: torch.device, processes: int, num_nodes: int, started: int | None, asked: str) -> None:
-    """Raise UserError unless so many processes on each of `num_nodes` machines were started, or can be."""
-    if started is not None and started != processes * num_nodes:
-        raise UserError(f"cannot use {asked}: torchrun or srun started {started} processes (use their numbers)")
-    if started is None and num_nodes > 1:
-        raise UserError(f"cannot use {asked}: other machines are not reached from here (use torchrun, docs/scale.md)")
-    limit = PROCESSES_PER_CORE * usable_cores()
-    if started is None and device.type == "cpu" and processes > limit:
-        raise UserError(f"cannot use {asked}: {usable_cores()} cores carry {limit} processes (use fewer --devices)")
 
 
 def cluster_environment() -> ClusterEnvironment | None:
@@ -119,9 +111,8 @@ def usable_cores() -> int:
 def fastest_precision(device: torch.device) -> str:
     """The precision in which the models train fastest, as far as this was measured; else 32-true.
 
-    On CPUs bf16-mixed pays with AMD's AVX-512 bf16 (docs/speed.md) and with Intel's AMX. Intel's AVX-512 bf16 without
-    AMX, as in many virtual machines, takes a third longer (LOG.md, 2026-11-25), and emulation longer still
-    (2026-11-23). GPUs were not measured.
+    On CPUs bf16-mixed pays with AMD's AVX-512 bf16 (docs/speed.md) and with Intel's AMX. With Intel's AVX-512 bf16
+    alone a step takes a third longer (LOG.md, 2026-11-25). GPUs were not measured.
     """
     capabilities = cpu_capabilities()
     by_avx512 = capabilities.get("avx512_bf16", False) and "Intel" not in capabilities.get("cpu_name", "")

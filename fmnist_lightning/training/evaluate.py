@@ -81,13 +81,8 @@ def run_test_loop(
     another model.
     """
     with lock_test(run) if trainer.is_global_zero else contextlib.nullcontext():
-        if trainer.is_global_zero:
-            for name in (METRICS, PREDICTIONS, REPORT):
-                remove_staged(run, name)
-            remove_staged(run / REPORT_PICTURES)
-        # Read on rank 0, whose machine may be the only one that has the run folder.
-        checkpoint = broadcast(trainer.strategy, lambda: find_checkpoint(run, ckpt))
-        content = broadcast(trainer.strategy, lambda: read_checkpoint(checkpoint))
+        # Rank 0 alone reads: its machine may be the only one that has the run folder.
+        checkpoint, content = broadcast(trainer.strategy, lambda: open_test(run, ckpt))
         load_weights(module, content, checkpoint)
         trained = training_record(content, checkpoint)
         if tta:
@@ -104,6 +99,15 @@ def run_test_loop(
         print(f"\n{result_text(metrics)}\nwritten: {run}", flush=True)
         # Last: what goes wrong in it costs neither metrics nor predictions.
         print(f"report: {write_report(run, test.images)}", flush=True)
+
+
+def open_test(run: Path, ckpt: str | None) -> tuple[Path, dict[str, Any]]:
+    """Remove what a killed test left; return the path and the content of the checkpoint to test."""
+    for name in (METRICS, PREDICTIONS, REPORT):
+        remove_staged(run, name)
+    remove_staged(run / REPORT_PICTURES)
+    checkpoint = find_checkpoint(run, ckpt)
+    return checkpoint, read_checkpoint(checkpoint)
 
 
 def check_counted_once(outputs: Outputs, count: int) -> None:
@@ -125,11 +129,10 @@ def test_record(
     """The content of metrics.json: a test's metrics, and the training that they are of."""
     checkpoint_epoch = trained.epochs
     last = run / CHECKPOINTS / LAST
-    if last.exists():
-        try:
-            trained = training_record(read_checkpoint(last), last)
-        except UserError as error:
-            print(f"{error}; time and epochs of the training are taken from {checkpoint}", file=sys.stderr)
+    try:
+        trained = training_record(read_checkpoint(last), last)
+    except UserError as error:
+        print(f"{error}; time and epochs of the training are taken from {checkpoint}", file=sys.stderr)
     here = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
     count = len(datamodule.splits["test"].labels)
     return {

@@ -106,10 +106,10 @@ def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, 
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint completely or not at all; Lightning's writer may leave half a file.
+    """Writes each checkpoint completely or not at all. Raises OSError if it can't.
 
-    Lightning writes into the system's temporary folder and moves the file without a flush. Across file systems, a kill
-    then leaves half of the new checkpoint in place of the old one. Raises OSError if it can't write.
+    Lightning writes into the system's temporary folder and moves the file. Across file systems, a kill then leaves half
+    of the new checkpoint in place of the old one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -232,13 +232,12 @@ class OwnSignals(Callback):
 class SaveInEpochs(OwnSignals):
     """Saves `last.ckpt` in the middle of an epoch: every so many minutes, and at Ctrl-C or SIGTERM before it stops.
 
-    All processes save after the same step, whichever received the signal, and raise `Interrupted`. If the signal comes
-    during validation, they stop after it. Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM.
-    A second signal ends the program at once. But one of several processes ignores a second SIGTERM: if the system
-    signals all processes, torch's agent passes its own SIGTERM on.
+    All ranks save after the same step, or stop after validation, whichever received the signal, and raise Interrupted.
+    Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM. A second signal ends the program at once,
+    except SIGTERM to one of several ranks: if the system signals all of them, torch's agent passes its own on.
 
-    `ModelCheckpoint(train_time_interval=...)` can't replace this. It also saves after an epoch's last step; a run that
-    is killed then resumes without that epoch's validation. With several GPUs it broadcasts through them at each step.
+    `ModelCheckpoint(train_time_interval=...)` also saves after an epoch's last step. A run that is killed then resumes
+    without that epoch's validation. With several GPUs it broadcasts through them at each step.
     """
 
     def __init__(self, last: Path, minutes: float | None) -> None:

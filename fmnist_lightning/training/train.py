@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
@@ -24,7 +25,7 @@ from fmnist_lightning.runs.options import (
     as_yaml,
     values_of,
 )
-from fmnist_lightning.training.callbacks import display_callbacks, in_terminal, run_callbacks, run_logger
+from fmnist_lightning.training.callbacks import display_callbacks, in_terminal, run_callbacks
 from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
 from fmnist_lightning.training.evaluate import run_test_loop
@@ -40,8 +41,8 @@ def train(
 ) -> None:
     """Train, and test a checkpoint if the options say so.
 
-    `datamodule` replaces the one that the options describe; `callbacks` are added to those that each training has.
-    Raises UserError if options and data don't fit, or the loss is no longer finite; Interrupted after a signal.
+    `datamodule` replaces the one that the options describe. Raises UserError if options and data don't fit, or the loss
+    is no longer finite; Interrupted after a signal.
     """
     if options.val_fraction == 0 and (options.ckpt == "best" or options.patience):
         raise UserError(
@@ -140,7 +141,9 @@ def recorded_run(
     command = resume_command(run)
     with explain_write_errors(run, command), lock, advising(f"to resume: {command}"):
         checkpoint, steps = broadcast(fabric, lambda: open_run(run, checkpoint, options, module))
-        logger = run_logger(run, steps)
+        logger = TensorBoardLogger(
+            run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
+        )
         callbacks = [*run_callbacks(run, options, fabric.device), *callbacks]
         trainer = L.Trainer(**arguments, logger=logger, callbacks=callbacks)
         print(f"run folder: {run}", flush=True)

@@ -10,8 +10,9 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import files
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import METRICS, PREDICTIONS, TEST_LOCK, explain_write_errors, lock_run
-from fmnist_lightning.training import callbacks
+from fmnist_lightning.training import callbacks, resume
 from fmnist_lightning.training.evaluate import evaluate
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.resume import AtomicCheckpointIO, StopOnNonFinite
@@ -38,19 +39,32 @@ STEPS = 11  # of an epoch of 540 images in batches of 50
 OTHER_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108
 
 
-def test_failed_save_names_file_and_hint(program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**options: Any) -> None:
-        raise PermissionError(13, "Permission denied", str(options["dir"]))  # the system refuses all but root
-
-    def make_read_only(_: Classifier) -> None:
-        monkeypatch.setattr(files, "NamedTemporaryFile", refused)
+@pytest.mark.parametrize(
+    ("module", "command", "words", "file", "hint"),
+    [
+        (resume, train, ["--max_epochs", 2, "--resume"], "checkpoints", "train.py --resume"),
+        (callbacks, evaluate, ["--run"], PREDICTIONS, "test.py --run"),
+    ],
+)
+def test_failed_write_names_file_and_command(
+    program: Program,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    command: Callable[..., None],
+    words: list[object],
+    file: str,
+    hint: str,
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
 
     last = trained / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    monkeypatch.setattr(Classifier, "on_train_epoch_start", make_read_only)
-    status, output = program(train, "--resume", trained, "--max_epochs", 2)
-    assert (status, f"cannot write {last.parent}: Permission denied" in output) == (1, True), output
-    assert f"python scripts/train.py --resume {trained}" in output
+    monkeypatch.setattr(module, "atomic_write", refused)
+    status, output = program(command, *words, trained)
+    assert (status, f"cannot write {trained / file}" in output) == (1, True), output
+    assert f"python scripts/{hint} {trained}" in output
     assert last.read_bytes() == before
 
 
@@ -109,19 +123,11 @@ def test_kill_while_saving_leaves_the_old_checkpoint(
             read_checkpoint(path)
 
 
-# TensorBoard's writer fails too, in its own thread.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_run_folder_that_is_deleted(program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def delete(_: Classifier) -> None:
-        while trained.exists():  # TensorBoard's thread may put a file into it meanwhile
-            shutil.rmtree(trained, ignore_errors=True)
-
-    before = set(threading.enumerate())
-    monkeypatch.setattr(Classifier, "on_train_epoch_start", delete)
-    status, output = program(train, "--resume", trained, "--max_epochs", 2)
-    assert (status, f"{trained} was deleted or moved" in output) == (1, True), output
-    for thread in set(threading.enumerate()) - before:
-        thread.join(5)  # else it fails in the next test
+def test_save_into_a_deleted_run_makes_no_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=f"{run} was deleted or moved"), explain_write_errors(run, "this command"):
+        AtomicCheckpointIO().save_checkpoint({}, run / "checkpoints" / "last.ckpt")
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -170,8 +176,6 @@ def test_two_trainings_in_one_folder_are_refused(program: Program, trained: Path
     with lock_run(trained):
         status, output = program(train, "--resume", trained)
     assert (status, f"cannot train in {trained}" in output) == (1, True)
-    with lock_run(trained):
-        pass  # it is free again
 
 
 def test_test_waits_for_another_test_of_its_run(program: Program, trained: Path) -> None:
@@ -198,18 +202,6 @@ def test_test_waits_for_another_test_of_its_run(program: Program, trained: Path)
         assert f"another test of {trained} is running" in output
         assert (trained / METRICS).exists()
         assert not staged.exists()
-
-
-def test_test_that_cannot_write_names_file_and_command(
-    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(path: Path) -> None:
-        raise OSError(27, "File too large", str(path))
-
-    monkeypatch.setattr(callbacks, "atomic_write", refused)
-    status, output = program(evaluate, "--run", trained)
-    assert (status, f"cannot write {trained / PREDICTIONS}: File too large" in output) == (1, True), output
-    assert f"python scripts/test.py --run {trained}" in output
 
 
 def test_data_that_changes_during_the_run(

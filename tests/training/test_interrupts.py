@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, Program
-from several import CONTEXT, rank_main, torchrun_environment, wait_for
+from several import start_rank, torchrun_environment, wait_for
 
 from fmnist_lightning.data import datamodule
 from fmnist_lightning.errors import SIGNALS
@@ -21,8 +21,7 @@ def test_sigterm_saves_and_prints_the_resume_command(tmp_path: Path) -> None:
     """In a process, by a real signal. test_resume.py has Ctrl-C at each kind of step."""
     output, run = tmp_path / "output.txt", tmp_path / "version_0"
     options = [*SMALL, "--max_epochs", 1000, "--log_dir", tmp_path]
-    process = CONTEXT.Process(target=rank_main, args=({}, output, train, [str(one) for one in options], None))
-    process.start()
+    process = start_rank(output, train, options)
     wait_for((run / "checkpoints" / "last.ckpt").exists)
     process.terminate()
     process.join(60)

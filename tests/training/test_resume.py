@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SMALL, Program, metrics_of, shared_run, small_run, steps_of_saves
-from several import CONTEXT, rank_main
+from several import start_rank
 from tensorboard.summary.writer import event_file_writer
 
 from fmnist_lightning.data.batches import Batch
@@ -114,10 +114,7 @@ def test_killed_run_ends_like_an_undisturbed_one(
     """By kill -9, from the end of the epoch before, or from a save in the middle of an epoch."""
     options = [*SMALL, *MUCH, "--log_dir", tmp_path, "--checkpoint_every_minutes", minutes or "null"]
     before = functools.partial(kill_at, steps, torch.get_num_threads())
-    killed = CONTEXT.Process(
-        target=rank_main, args=({}, tmp_path / "output.txt", train, [str(one) for one in options], before)
-    )
-    killed.start()
+    killed = start_rank(tmp_path / "output.txt", train, options, before=before)
     killed.join()
     assert killed.exitcode == -signal.SIGKILL, (tmp_path / "output.txt").read_text()
     run = tmp_path / "version_0"
@@ -210,32 +207,22 @@ def test_checkpoint_in_the_working_folder_is_found(trained: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"batch_size": 64}, "batch_size 64 instead of 50"),
-        ({"seed": 5}, "seed 5 instead of 0"),
-        ({"max_epochs": 2}, "max_epochs 2 instead of 1"),
-    ],
+    ("change", "words"), [({"seed": 5}, "seed 5 instead of 0"), ({"max_epochs": 2}, "max_epochs 2 instead of 1")]
 )
-def test_run_does_not_resume_as_another(trained: Path, options: dict[str, Any], words: str) -> None:
+def test_run_does_not_resume_as_another(trained: Path, change: dict[str, Any], words: str) -> None:
     """With one_cycle, whose schedule depends on it, the length of a training is fixed too."""
     config = trained / "config.yaml"
-    if "max_epochs" in options:
-        config.write_text(config.read_text().replace("schedule: constant", "schedule: one_cycle"))
-    before = config.read_bytes()
+    before = config.read_text().replace("schedule: constant", "schedule: one_cycle")
+    config.write_text(before)
+    options = replace(read_options(trained), **change)
     with pytest.raises(UserError, match=words):
-        open_run(
-            trained, trained / "checkpoints" / "last.ckpt", replace(read_options(trained), **options), Classifier()
-        )
-    assert config.read_bytes() == before
+        open_run(trained, trained / "checkpoints" / "last.ckpt", options, Classifier())
+    assert config.read_text() == before
 
 
-@pytest.mark.parametrize("in_epoch", [False, True])
-def test_run_does_not_resume_to_fewer_epochs(trained: Path, in_epoch: bool) -> None:
+def test_run_does_not_resume_to_fewer_epochs(trained: Path) -> None:
     last = trained / "checkpoints" / "last.ckpt"
-    content = read_checkpoint(last)
-    content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = not in_epoch
-    torch.save({**content, "epoch": 1}, last)
+    torch.save({**read_checkpoint(last), "epoch": 1}, last)
     with pytest.raises(UserError, match=r"it has begun epoch 2 \(use --max_epochs 2 or more"):
         check_checkpoint(trained, last, Classifier(), 1)
 
@@ -243,10 +230,7 @@ def test_run_does_not_resume_to_fewer_epochs(trained: Path, in_epoch: bool) -> N
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": FORMAT + 1}, "newer"),
         ({"format": FORMAT - 1}, "older version"),
-        ({"format": "x"}, "format"),
-        ({"state_dict": 5}, "state_dict"),
         ({"loops": {}}, "training"),
         ({"callbacks": []}, "training"),
         ({"epoch": "x"}, "training"),
