@@ -6,6 +6,7 @@ print(classify("boot.png"))
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -13,13 +14,13 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.layers import NUM_CLASSES, scale_images
-from fmnist_lightning.models.pretrained import Pretrained, load_pretrained
+from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.models.tta import MirrorAveraged
 from fmnist_lightning.predict.pictures import Gray, Invert, load_picture, prepare, upright
 
@@ -30,7 +31,7 @@ ACCEPTED = (
 
 
 class Prediction(NamedTuple):
-    """What a model predicts for B images."""
+    """What a model predicts for B images. Printed, it shows the three most probable classes of each."""
 
     probs: Tensor  # (B, 10) float32, on the CPU
     classes: Sequence[str]  # the ten names, by label
@@ -51,20 +52,19 @@ class Prediction(NamedTuple):
         return [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), probs.tolist(), strict=True)]
 
     def __str__(self) -> str:
-        """One line per image with its three most probable classes."""
         lines = ([f"{self.classes[label]} {prob:.1%}" for label, prob in top] for top in self.top())
         return "\n".join(", ".join(line) for line in lines)
 
 
+@dataclass(eq=False)
 class PictureClassifier:
     """A model that takes images in many forms; `load_classifier` makes one."""
 
-    def __init__(self, pretrained: Pretrained, device: torch.device, invert: Invert, batch_size: int) -> None:
-        self.net = pretrained.net.to(device)
-        self.card = pretrained.card
-        self.device = device
-        self.invert = invert
-        self.batch_size = batch_size
+    net: nn.Module
+    card: dict[str, Any]
+    device: torch.device
+    invert: Invert
+    batch_size: int
 
     def __call__(self, inputs: Any) -> Prediction:
         """Classify one or more images.
@@ -73,8 +73,8 @@ class PictureClassifier:
         dark background. Everything else is a picture and goes through `pictures.prepare`: paths, PIL images, arrays
         and tensors (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Values are uint8 in 0..255 or floats in 0..1. A list or
         tuple may mix all of these.
-        Raises ValueError or TypeError for other shapes, values and types, and PictureError for a file that can't be
-        read or a picture that shows nothing.
+        Raises ValueError or TypeError for anything else, and PictureError for a file that can't be read or a picture
+        that shows nothing.
         """
         images = to_images(inputs, self.invert)
         # By default cuDNN's convolutions use TF32, which keeps 10 of 23 bits.
@@ -102,10 +102,9 @@ def load_classifier(
     """
     if invert not in get_args(Invert):  # else a misspelled one would mean never
         raise ValueError(f"cannot use invert {invert}: expected {', '.join(get_args(Invert))}")
-    pretrained = load_pretrained(source, log_dir)
-    if tta:
-        pretrained = pretrained._replace(net=MirrorAveraged(pretrained.net).eval())
-    return PictureClassifier(pretrained, choose_device(device), invert, batch_size)
+    net, card = load_pretrained(source, log_dir)
+    chosen = choose_device(device)
+    return PictureClassifier((MirrorAveraged(net) if tta else net).to(chosen), card, chosen, invert, batch_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -123,11 +122,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def to_images(inputs: Any, invert: Invert) -> Tensor:
-    """Images (B, 1, 28, 28), uint8 or float32, from what `PictureClassifier` takes."""
+    """Images (B, 1, 28, 28), float32 in 0..1, from what `PictureClassifier` takes."""
     if isinstance(inputs, list | tuple):
-        # Floats and bytes in one batch, scaled as the model does it.
-        parts = [scale_images(to_images(one, invert), torch.float32) for one in inputs]
-        return torch.cat([torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE), *parts])
+        return torch.cat([torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE), *(to_images(one, invert) for one in inputs)])
     if isinstance(inputs, str | PathLike):
         return as_batch(load_picture(Path(inputs), invert))
     if isinstance(inputs, Image.Image):
@@ -136,30 +133,17 @@ def to_images(inputs: Any, invert: Invert) -> Tensor:
         inputs = torch.from_numpy(inputs.copy())  # torch takes no read-only array and no negative stride
     if not isinstance(inputs, Tensor):
         raise TypeError(f"cannot classify {type(inputs).__name__}: expected {ACCEPTED}")
-    return from_values(inputs.detach().cpu(), invert)
-
-
-def from_values(values: Tensor, invert: Invert) -> Tensor:
-    """Return data as images (B, 1, 28, 28), or prepare one picture.
-
-    Raises TypeError for other dtypes than uint8 and floats, ValueError for other values and shapes.
-    """
-    if values.is_floating_point():
-        values = values.float()
-        if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"cannot classify floats from {values.min():g} to {values.max():g}: expected 0 to 1")
-    elif values.dtype != torch.uint8:
-        raise TypeError(f"cannot classify values of {values.dtype}: expected uint8 in 0..255 or floats in 0..1")
-    shape = values.shape
+    values, shape = scale_images(inputs.detach().cpu(), torch.float32), tuple(inputs.shape)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"cannot classify floats from {values.min():g} to {values.max():g}: expected 0 to 1")
     if shape[-2:] == (IMAGE_SIZE, IMAGE_SIZE) and (len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)):
         return values.reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
     if not values.numel() or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
-        raise ValueError(f"cannot classify an array of shape {tuple(shape)}: expected {ACCEPTED}")
-    levels = values if values.dtype == torch.uint8 else (values * 255).round().to(torch.uint8)
-    pixels = levels.numpy()
+        raise ValueError(f"cannot classify an array of shape {shape}: expected {ACCEPTED}")
+    pixels = (values * 255).round().to(torch.uint8).numpy()
     return as_batch(prepare(Image.fromarray(pixels[..., 0] if shape[2:] == (1,) else pixels), invert))
 
 
 def as_batch(image: Gray) -> Tensor:
-    """(28, 28) to (1, 1, 28, 28)."""
-    return torch.tensor(image)[None, None]
+    """(28, 28) uint8 to (1, 1, 28, 28) float32."""
+    return scale_images(torch.tensor(image)[None, None], torch.float32)

@@ -7,7 +7,6 @@ import glob
 import io
 import os
 import re
-import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,47 +49,35 @@ Result = Picture | Fault
 
 
 def expand_all(names: Sequence[str], output: str | None = None) -> list[str | Fault]:
-    """The files that the names mean, in order.
+    """The files that the names mean, in order: files, the pictures in folders, the matches of patterns.
 
     Patterns don't match what lies in `output`, so that a command that resumes finds the files that it found before.
     """
     found: list[str | Fault] = []
     for name in names:
-        if name == STDIN and STDIN in found:
-            found.append(Fault(STDIN, "can be read only once (name it once)"))
+        if name != STDIN and is_folder(name):
+            found += pictures_in(name)
+        elif os.path.lexists(name) or not glob.has_magic(name):
+            found.append(name)
         else:
-            found += expand(name, output)
+            found += matches(name, output)
     return found
-
-
-def expand(name: str, output: str | None = None) -> Iterator[str | Fault]:
-    """A name itself, a folder's pictures, or the matches of a pattern, sorted."""
-    try:
-        if name != STDIN and Path(name).is_dir():
-            yield from pictures_in(name)
-        elif name == STDIN or os.path.lexists(name) or not glob.has_magic(name):
-            yield name
-        else:
-            yield from matches(name, output)
-    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
-        yield Fault(name, explain(name, error))
 
 
 def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
     """The files that match a pattern, in which `**` stands for any folders; no pipes."""
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (pathlib's takes no absolute pattern)
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (pathlib's takes no absolute pattern)
     if output is not None:
         written = real(output)
         found = [name for name in found if not real(name).is_relative_to(written)]
-    files = [name for name in found if not is_stream(name)]
+    files = sorted(name for name in found if not is_stream(name))
     for name in files:
-        if not Path(name).is_dir():
+        if not is_folder(name):
             yield name
         elif "**" not in pattern:  # `**` has matched the content of the folder, too
             yield from pictures_in(name)
     if not files:
-        streams = "matches only pipes or devices, which may block forever (name them to read them)"
-        yield Fault(pattern, streams if found else "matches no file")
+        yield Fault(pattern, "matches no file")
 
 
 def pictures_in(folder: str) -> Iterator[str | Fault]:
@@ -103,7 +90,7 @@ def pictures_in(folder: str) -> Iterator[str | Fault]:
             if is_picture_name(name) and not is_stream(path := str(Path(parent, name))):
                 found += 1
                 yield path
-    yield from (Fault(str(error.filename), explain(error.filename, error)) for error in unreadable)
+    yield from (Fault(str(error.filename), explain(error)) for error in unreadable)
     if not found and not unreadable:
         yield Fault(folder, f"is a folder without pictures ({', '.join(FORMATS)}) or IDX images")
 
@@ -113,20 +100,22 @@ def real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112 (pathlib's raises if the name is too long, or its folder is closed)
+
+
 def is_stream(name: str) -> bool:
-    """Whether this may block until somebody writes: a pipe, or a device."""
+    """Whether this may block until somebody writes: standard input, a pipe, or a device."""
+    path = Path(name)
     try:
-        mode = Path(name).stat().st_mode
-    except (OSError, ValueError):  # reported when the file is opened
+        return name == STDIN or path.is_fifo() or path.is_char_device()
+    except OSError:  # reported when the file is opened
         return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def is_picture_name(name: str) -> bool:
-    if name.startswith("."):
-        return False
     idx = IDX_NAME.search(name)
-    return "idx3" in idx[0] if idx else Path(name).suffix.lower() in SUFFIXES
+    return not name.startswith(".") and ("idx3" in idx[0] if idx else Path(name).suffix.lower() in SUFFIXES)
 
 
 def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int = WORKERS) -> Iterator[Result]:
@@ -139,7 +128,7 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
     pending: deque[Callable[[], Iterable[Result]]] = deque()
     try:
         for name in names:
-            blocking = not isinstance(name, Fault) and (name == STDIN or is_stream(name))
+            blocking = isinstance(name, str) and is_stream(name)
             pending.append(partial(read, name, invert) if blocking else pool.submit(read, name, invert).result)
             if len(pending) > 4 * workers:
                 yield from pending.popleft()()
@@ -150,50 +139,49 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
 
 
 def read_remaining(names: Iterable[str | Fault], done: int, invert: Invert = "auto") -> Iterator[Result]:
-    """Read all files, but not the first `done` images of the first file.
+    """Read all files, but not the first `done` images of the first file, an IDX file.
 
     An earlier process read those. Yields a fault if they are no longer there.
     """
     names = iter(names)
     if done:
-        yield from read_after(next(names), done, invert)
+        name = next(names)
+        file = name if isinstance(name, str) else name.name
+        images = iter(read(name, invert))
+        for index in range(done):
+            image = next(images, Fault(file, f"holds only {index:,}"))
+            if image.name != f"{file}[{index}]":
+                reason = image.reason if isinstance(image, Fault) else "is one picture"
+                yield Fault(file, f"has changed since {done:,} of its images were done: it {reason}")
+                break
+        else:
+            yield from images
     yield from read_all(names, invert)
 
 
-def read_after(name: str | Fault, done: int, invert: Invert) -> Iterator[Result]:
-    file = name.name if isinstance(name, Fault) else name
-    images = iter(read(name, invert))
-    for index in range(done):
-        image = next(images, Fault(file, f"holds only {index:,}"))
-        if image.name != f"{file}[{index}]":
-            reason = image.reason if isinstance(image, Fault) else "is one picture"
-            yield Fault(file, f"has changed since {done:,} of its images were done: it {reason}")
-            return
-    yield from images
-
-
 def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
-    """Read a picture, or the images of an IDX file; the latter lazily."""
+    """Read a picture, or the images of an IDX file; the latter lazily.
+
+    A file is IDX by content or name; every gzipped file counts as IDX.
+    """
     if isinstance(name, Fault):
         return [name]
     try:
         file = open_seekable(name)
-        if is_idx(name, file):
+        start = file.read(len(MAGIC))
+        file.seek(0)
+        if start == MAGIC or start.startswith(GZIP_MAGIC) or IDX_NAME.search(name):
             return read_idx(name, file)
         with file:
             return [Picture(name, read_picture(file, invert))]
-    except PictureError as error:
-        return [Fault(name, str(error))]
-    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
-        return [Fault(name, explain(name, error))]
+    except (PictureError, OSError, ValueError) as error:  # ValueError: the name holds a zero byte
+        return [Fault(name, explain(error))]
 
 
 def open_seekable(name: str) -> BinaryIO:
     """Open a file; read streams into memory. Raises PictureError if they are too long."""
     if name == STDIN:
-        if sys.stdin is None:  # after `<&-`
-            raise PictureError("is closed")
-        content = sys.stdin.buffer.read(MAX_STREAM + 1)
+        content = sys.stdin.buffer.read(MAX_STREAM + 1) if sys.stdin else b""  # None after `<&-`
     else:
         file = Path(name).open("rb")  # noqa: SIM115 (the caller closes it)
         if file.seekable():
@@ -203,13 +191,6 @@ def open_seekable(name: str) -> BinaryIO:
     if len(content) > MAX_STREAM:
         raise PictureError(f"is longer than {MAX_STREAM:,} bytes (save it as a file)")
     return io.BytesIO(content)
-
-
-def is_idx(name: str, file: BinaryIO) -> bool:
-    """Whether a file is IDX by content or name; every gzipped file counts as IDX."""
-    start = file.read(len(MAGIC))
-    file.seek(0)
-    return start == MAGIC or start.startswith(GZIP_MAGIC) or bool(IDX_NAME.search(name))
 
 
 def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:

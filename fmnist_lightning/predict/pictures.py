@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,32 +71,20 @@ class PictureError(UserError):
     """A picture can't be used; `read_picture` says why as a predicate, "is empty"."""
 
 
-class Background(NamedTuple):
-    """What the corners of a picture show."""
-
-    color: NDArray[np.float64]  # (channels,)
-    tolerance: float  # a pixel that differs by no more is background
-
-
 def load_picture(path: str | Path, invert: Invert = "auto") -> Gray:
     """Read a picture file, (28, 28) uint8. Raises PictureError, which names it."""
     try:
         with Path(path).open("rb") as file:
             return read_picture(file, invert)
-    except PictureError as error:
-        raise PictureError(f"cannot read {path}: it {error}") from error
-    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
-        raise PictureError(f"cannot read {path}: it {explain(path, error)}") from error
+    except (PictureError, OSError, ValueError) as error:  # ValueError: the name holds a zero byte
+        raise PictureError(f"cannot read {path}: it {explain(error)}") from error
 
 
-def explain(path: str | Path, error: OSError | ValueError) -> str:
-    """Say why a file can't be opened, as a predicate."""
-    if not isinstance(error, OSError):
-        return f"is no file name ({error})"
-    if isinstance(error, FileNotFoundError):
-        link = Path(path).is_symlink()
-        return f"is a link to {Path(path).readlink()}, which does not exist" if link else "does not exist"
-    return f"can't be opened ({error.strerror or error})"
+def explain(error: Exception) -> str:
+    """Say why a file can't be opened or used, as a predicate."""
+    return (
+        str(error) if isinstance(error, UserError) else f"can't be opened ({getattr(error, 'strerror', '') or error})"
+    )
 
 
 def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
@@ -115,24 +103,20 @@ def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
             raise PictureError("is empty") from error
         kinds = ", ".join(FORMATS)
         raise PictureError(f"is no picture, damaged, or of an unsupported format (save it as {kinds})") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"has more than {MAX_PIXELS:,} pixels (make it smaller)") from error
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of exceptions on damaged bytes
-        raise PictureError(f"is truncated or damaged ({error})") from error
+        raise PictureError(f"can't be decoded ({error})") from error
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Refuse, by PictureError, no pixels and, before it is decoded, a bomb.
+    """Raise PictureError for a decompression bomb, before it is decoded, or no pixels.
 
     Up to twice the limit Pillow itself only warns, once per process.
     """
     width, height = image.size
-    if not width * height:
-        raise PictureError("has no pixels")
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,} (make it smaller)")
+    if not 0 < width * height <= MAX_PIXELS:
+        raise PictureError(f"has {width:,} x {height:,} pixels, not 1 to {MAX_PIXELS:,} in all")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -152,18 +136,19 @@ def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
     set that was saved as a picture comes back as it was: no training image has bright corners.
     `auto` inverts a picture with bright corners, as the data set's makers did with all. Transparent pixels count as
     white, and for `never` as black.
-    Raises PictureError if there is only background, or if the color mode is unknown.
+    Raises PictureError if there is only background, ValueError if Pillow can't convert the color mode.
     """
     check_pixels(image)
     colors, opacity = flatten(image, "black" if invert == "never" else "white")
     gray = np.asarray(colors.convert("L"))
-    ground = float(corners_of(gray).color[0])
+    ground = float(corners_of(gray)[0][0])
     if invert == "always" or (invert == "auto" and ground > MIDDLE):
         gray, ground = 255 - gray, 255 - ground
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
         box = find_box(colors, opacity)
         if ground < MIDDLE:  # else the user forbade or forced an inversion, and keeps the brightness too
-            gray, ground = darken(gray, ground), 0
+            stretched = (np.arange(256) - ground) * (255 / (255 - ground))
+            gray, ground = np.rint(stretched.clip(0, 255)).astype(np.uint8)[gray], 0
         gray = fit(gray, box, ground)
     if not np.ptp(gray):
         raise PictureError(NOTHING_FOUND)
@@ -174,49 +159,42 @@ def flatten(image: Image.Image, backing: str) -> tuple[Image.Image, Image.Image 
     """A picture in RGB, on `backing`, and its 8-bit opacity, if any; both shrunk.
 
     It is shrunk first if possible, so that a large picture takes little more memory than its pixels.
-    Raises PictureError for a color mode that can't be converted.
     """
     opacity = None
-    try:
-        if image.mode[0] in "IF":
-            # Keep at least four by four pixels for each mean that becomes one pixel.
-            image = Image.fromarray(scale_depth(np.asarray(image), max(1, shrinkage(image) // 4)))
-        elif image.has_transparency_data:
-            image = shrink(image if image.mode == "RGBA" else image.convert("RGBA"))
-            opacity = image.getchannel("A")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, backing), image)
-        elif image.mode not in ("L", "RGB"):
-            image = image.convert("RGB")
-        return shrink(image).convert("RGB"), opacity
-    except ValueError as error:
-        raise PictureError(f"has the color mode {image.mode}, which can't be converted (save it as RGB)") from error
-
-
-def shrinkage(image: Image.Image) -> int:
-    """How many pixels each way become one."""
-    return max(1, max(image.size) // WORKING_SIZE)
+    if image.mode[0] in "IF":
+        # Keep at least four by four pixels for each mean that becomes one pixel.
+        step = max(1, max(image.size) // (4 * WORKING_SIZE))
+        image = Image.fromarray(scale_depth(np.asarray(image)[::step, ::step]))
+    elif image.has_transparency_data:
+        image = shrink(image if image.mode == "RGBA" else image.convert("RGBA"))
+        opacity = image.getchannel("A")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, backing), image)
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return shrink(image).convert("RGB"), opacity
 
 
 def shrink(image: Image.Image) -> Image.Image:
     """Average pixels until the longest edge is less than twice WORKING_SIZE."""
-    return image.reduce(shrinkage(image))
+    return image.reduce(max(1, max(image.size) // WORKING_SIZE))
 
 
-def scale_depth(values: NDArray, step: int = 1) -> Gray:
-    """Every `step`th row and column of 16-bit gray, or of floats in 0..1, in 8 bits.
+def scale_depth(values: NDArray) -> Gray:
+    """16-bit gray, or floats in 0..1, in 8 bits.
 
     Pillow's own conversion clips some of them at 255. Raises PictureError if any value is outside the range.
     """
     highest = 1.0 if values.dtype.kind == "f" else 65535
     if not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
         raise PictureError(f"has gray values from {values.min()} to {values.max()}, not 0 to {highest}")
-    return np.rint(values[::step, ::step] * (255 / highest)).astype(np.uint8)
+    return np.rint(values * (255 / highest)).astype(np.uint8)
 
 
-def corners_of(pixels: NDArray) -> Background:
-    """Median color and noise of the four corners of (H, W) or (H, W, channels).
+def corners_of(pixels: NDArray) -> tuple[NDArray[np.float64], float]:
+    """Color (channels,) of the four corners of (H, W) or (H, W, channels), and its tolerance.
 
-    Each corner is as large as one pixel of the result will be.
+    Each corner is as large as one pixel of the result will be. A pixel that differs by no more than the tolerance is
+    background.
     """
     height, width = pixels.shape[:2]
     edge = max(1, min(height, width) // IMAGE_SIZE)
@@ -224,20 +202,19 @@ def corners_of(pixels: NDArray) -> Background:
     corners = pixels[np.ix_(rows, columns)].reshape(4 * edge**2, -1).astype(float)
     color = np.median(corners, axis=0)
     deviation = np.median(np.abs(corners - color).max(axis=1))
-    return Background(color, min(MAX_TOLERANCE, max(TOLERANCE, DEVIATIONS * float(deviation))))
+    return color, min(MAX_TOLERANCE, max(TOLERANCE, DEVIATIONS * float(deviation)))
 
 
 def find_box(colors: Image.Image, opacity: Image.Image | None) -> tuple[int, int, int, int]:
     """Left, upper, right, lower edge of the garment. Raises PictureError if none."""
     # A mean of 3 x 3 pixels removes noise. Small pictures are blurred less, since it would move their edges.
     smooth = colors.filter(ImageFilter.BoxBlur(min(1, max(colors.size) / 400)))
-    background = corners_of(np.asarray(smooth))
-    if opacity and corners_of(np.asarray(opacity)).color[0] < MIDDLE:  # cut out: even a white garment is found
+    if opacity and corners_of(np.asarray(opacity))[0][0] < MIDDLE:  # cut out: even a white garment is found
         difference, tolerance = np.asarray(opacity), TOLERANCE
     else:
-        ground = Image.new("RGB", smooth.size, tuple(round(channel) for channel in background.color))
-        channels = ImageChops.difference(smooth, ground).split()
-        difference, tolerance = np.asarray(reduce(ImageChops.lighter, channels)), background.tolerance
+        color, tolerance = corners_of(np.asarray(smooth))
+        ground = Image.new("RGB", smooth.size, tuple(round(channel) for channel in color))
+        difference = np.asarray(reduce(ImageChops.lighter, ImageChops.difference(smooth, ground).split()))
     profiles = [difference.max(axis=axis) for axis in (0, 1)]
     if profiles[0].max() <= tolerance:
         raise PictureError(NOTHING_FOUND)
@@ -258,12 +235,6 @@ def first_edge(profile: NDArray, tolerance: float, depth: int) -> int:
     rough = int(np.argmax(profile > tolerance))
     strength = max(tolerance, EDGE_STRENGTH * float(profile[rough : rough + depth].max()))
     return rough + int(np.argmax(profile[rough:] > strength))
-
-
-def darken(gray: Gray, ground: float) -> Gray:
-    """Stretch `ground`..255 to 0..255, so that a dark background becomes black."""
-    table = (np.arange(256) - ground) * (255 / (255 - ground))
-    return np.rint(table.clip(0, 255)).astype(np.uint8)[gray]
 
 
 def fit(gray: Gray, box: tuple[int, int, int, int], ground: float) -> Gray:

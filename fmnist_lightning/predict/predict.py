@@ -1,24 +1,22 @@
 """The predict command: classify a user's pictures and print a row for each."""
 
+import io
 import os
 import re
 import sys
-import warnings
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
-from fmnist_lightning.predict.inputs import IDX_NAME, SUFFIXES, Fault, Picture, Result, expand_all, read_all, real
-from fmnist_lightning.predict.rows import fault_message, header, row_line, rows_of, warn_of_weights
+from fmnist_lightning.predict.inputs import IDX_NAME, SUFFIXES, Fault, Result, expand_all, read_all, real
+from fmnist_lightning.predict.rows import classified, fault_message, header, prepare_classifier, row_line
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.options import PredictOptions
 
-FEW = 20  # files that need no progress bar
+DELAY = 1.0  # seconds until there is a progress bar
 MAX_NAME = 100  # characters of a picture's name that its saved input keeps; file systems take 255 bytes
 
 
@@ -28,26 +26,30 @@ def predict(options: PredictOptions) -> None:
         # Lightning, which starts the processes, takes 4 s to import; the rest of the program takes 2 s.
         from fmnist_lightning.predict.bulk import predict_into
 
-        predict_into(options)
+        predict_into(options, Path(options.output))
         return
     if options.devices > 1 or options.shard:
         raise UserError("--devices and --shard need --output FOLDER, in which each process writes its own file")
     names = expand_all(options.images)
+    results = read_all(names, options.invert)
     if options.save_inputs is not None:
         check_save_folder(options.save_inputs, options.images, names)
-    classify = load_classifier(
-        options.weights,
-        device=options.accelerator,
-        batch_size=options.batch_size,
-        tta=options.tta,
-        log_dir=options.log_dir,
-    )
-    warn_of_weights(classify.card, tta=options.tta)
+        results = saving(results, Path(options.save_inputs))
+    classify = prepare_classifier(options, options.accelerator)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that the encoding lacks
+    faults = total = 0
     try:
-        with progress_bar(read_all(names, options.invert), names) as results, warnings.catch_warnings():
-            # Pillow warns of damaged EXIF data and the like without the file's name.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            faults, total = write_rows(results, classify, options)
+        print(header(options.format, options.top_k), end="", flush=True)
+        with progress_bar(results, names) as bar:
+            for rows in classified(bar, classify, options.top_k):
+                lines = [row_line(options.format, row, options.top_k) for row in rows if "error" not in row]
+                print("".join(lines), end="", flush=True)
+                for row in rows:
+                    if "error" in row:
+                        tqdm.write(fault_message(row), file=sys.stderr)  # above the progress bar
+                faults += len(rows) - len(lines)
+                total += len(rows)
     except BrokenPipeError:  # the reader of the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return
@@ -57,61 +59,29 @@ def predict(options: PredictOptions) -> None:
 
 def check_save_folder(folder: str, images: Iterable[str], names: Iterable[str | Fault]) -> None:
     """Raise UserError if pictures saved in the folder would be input, now or later."""
-    path, problem = real(folder), ""
-    if path.exists() and not path.is_dir():
-        problem = "it is a file"
-    for image in images:
-        if Path(image).is_dir() and path.is_relative_to(real(image)):
-            problem = f"it lies in {image}, which is read"
-    for parent in {Path(name).parent for name in names if not isinstance(name, Fault)}:
-        if real(parent).is_relative_to(path):
-            problem = f"pictures in {parent} are read"
-    if problem:
-        raise UserError(f"cannot write --save_inputs to {folder}: {problem} (name another folder)")
+    path = real(folder)
+    read_now = {real(Path(name).parent) for name in names if not isinstance(name, Fault)}
+    read_later = [real(image) for image in images if Path(image).is_dir()]
+    if any(parent.is_relative_to(path) for parent in read_now) or any(map(path.is_relative_to, read_later)):
+        raise UserError(f"cannot write --save_inputs to {folder}: its pictures are read (name another folder)")
+
+
+def saving(results: Iterable[Result], folder: Path) -> Iterator[Result]:
+    """Write each image to a file NUMBER_NAME.png in passing; names may be equal."""
+    number = 0
+    for result in results:
+        if not isinstance(result, Fault):
+            path = Path(result.name)
+            stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+            kept = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
+            with atomic_write(folder / f"{number:06d}_{kept}.png") as file:
+                Image.fromarray(result.image).save(file, "PNG")
+            number += 1
+        yield result
 
 
 def progress_bar(results: Iterable[Result], names: Sequence[str | Fault]) -> tqdm:
-    """Show progress on the terminal for many files, unless the rows scroll there."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        return tqdm(results, disable=True)
+    """Show progress on the terminal if it takes long, unless the rows scroll there."""
     total = None if any(IDX_NAME.search(str(name)) for name in names) else len(names)
-    return tqdm(results, total=total, unit=" pictures", disable=total is not None and total <= FEW)
-
-
-def write_rows(results: Iterable[Result], classify: PictureClassifier, options: PredictOptions) -> tuple[int, int]:
-    """Print rows batch by batch, and faults. Return the number of faults and results."""
-    say(header(options.format, options.top_k))
-    classified = total = 0
-    results = iter(results)
-    while batch := list(islice(results, classify.batch_size)):
-        pictures = [result for result in batch if isinstance(result, Picture)]
-        if options.save_inputs:
-            save_images(pictures, Path(options.save_inputs), classified)
-        say("".join(row_line(options.format, row) for row in rows_of(pictures, classify, options.top_k)))
-        for fault in batch:
-            if isinstance(fault, Fault):
-                tqdm.write(fault_message(*fault), file=sys.stderr)  # above the progress bar
-        classified += len(pictures)
-        total += len(batch)
-    return total - classified, total
-
-
-def save_images(pictures: Sequence[Picture], folder: Path, start: int) -> None:
-    """Write each image to a file, numbered from `start`."""
-    for number, picture in enumerate(pictures, start):
-        with atomic_write(folder / saved_name(number, picture.name)) as file:
-            Image.fromarray(picture.image).save(file, "PNG")
-
-
-def saved_name(number: int, name: str) -> str:
-    """NUMBER_NAME.png; the number distinguishes pictures of the same name."""
-    path = Path(name)
-    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
-    kept = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
-    return f"{number:06d}_{kept}.png"
-
-
-def say(text: str) -> None:
-    """Write to standard output at once; escape what its encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
+    disable = True if sys.stdout.isatty() else None  # None: unless standard error is a terminal
+    return tqdm(results, total=total, unit=" pictures", delay=DELAY, disable=disable)

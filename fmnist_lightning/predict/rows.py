@@ -1,55 +1,64 @@
-"""What is printed about a picture: a table row, a JSON object, or a CSV row."""
+"""What is printed about a picture: a table row, a JSON object, or a CSV row.
+
+A row is a dict of what the JSON object holds: `file` and `error` of a picture that can't be read, else `file`, `label`,
+`class` and `probability` of the most probable class, the same for each of `top`, and the `dataset` of the training.
+"""
 
 import csv
 import io
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
+from fmnist_lightning.cli import is_rank_zero
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
-from fmnist_lightning.predict.classifier import PictureClassifier
-from fmnist_lightning.predict.inputs import Fault, Picture
+from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
+from fmnist_lightning.predict.inputs import Fault, Result
+from fmnist_lightning.runs.options import PredictOptions
 
 PART_FORMATS = ("json", "csv")  # formats of a file, which has rows for faults, too
 WIDTH = 11  # of the longest class name
 
 
-class Candidate(NamedTuple):
-    """A class that a picture may be of."""
-
-    label: int
-    name: str
-    prob: float
-
-
-class Row(NamedTuple):
-    """The prediction for one picture."""
-
-    file: str
-    candidates: Sequence[Candidate]  # the most probable first
-    dataset: str  # that the model was trained on
-
-
-def rows_of(pictures: Sequence[Picture], classify: PictureClassifier, top_k: int) -> Iterator[Row]:
-    """Classify a batch of pictures, which may be empty."""
-    if not pictures:
-        return
-    prediction = classify(np.stack([picture.image for picture in pictures]))
-    for picture, top in zip(pictures, prediction.top(top_k), strict=True):
-        candidates = [Candidate(label, prediction.classes[label], prob) for label, prob in top]
-        yield Row(picture.name, candidates, str(classify.card["dataset"]))
+def prepare_classifier(options: PredictOptions, device: str) -> PictureClassifier:
+    """Load the weights. Warn of training on drawn images, and with --tta of training without --flip."""
+    # Pillow warns of damaged EXIF data and the like without the file's name.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    classify = load_classifier(
+        options.weights, device=device, batch_size=options.batch_size, tta=options.tta, log_dir=options.log_dir
+    )
+    if is_rank_zero():
+        training = classify.card.get("training")
+        if options.tta and isinstance(training, dict):
+            warn_if_trained_without_flip(training.get("flip", True))
+        if classify.card["dataset"] == "drawn":
+            print("WARNING: the model was trained on drawn images, not on photographs", file=sys.stderr)
+    return classify
 
 
-def warn_of_weights(card: dict[str, Any], *, tta: bool) -> None:
-    """Warn of training on drawn images, and with `tta` of training without --flip."""
-    training = card.get("training")
-    if tta and isinstance(training, dict):
-        warn_if_trained_without_flip(training.get("flip", True))
-    if card["dataset"] == "drawn":
-        print("WARNING: the model was trained on drawn images, not on photographs", file=sys.stderr)
+def classified(results: Iterable[Result], classify: PictureClassifier, top_k: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows batch by batch, in the order of the results."""
+    results = iter(results)
+    while batch := list(islice(results, classify.batch_size)):
+        images = [result.image for result in batch if not isinstance(result, Fault)]
+        tops = iter(classify(np.stack(images)).top(top_k) if images else [])
+        rows: list[dict[str, Any]] = []
+        for result in batch:
+            if isinstance(result, Fault):
+                rows.append({"file": result.name, "error": result.reason})
+                continue
+            # A millionth is far below the accuracy of a model's probabilities.
+            top = [
+                {"label": label, "class": classify.card["classes"][label], "probability": round(prob, 6)}
+                for label, prob in next(tops)
+            ]
+            rows.append({"file": result.name, **top[0], "top": top, "dataset": classify.card["dataset"]})
+        yield rows
 
 
 def header(kind: str, top_k: int, *, errors: bool = False) -> str:
@@ -63,37 +72,28 @@ def header(kind: str, top_k: int, *, errors: bool = False) -> str:
     return csv_line(["file", *names, "dataset", *["error"] * errors])
 
 
-def row_line(kind: str, row: Row, *, errors: bool = False) -> str:
-    if kind == "table":
-        columns = [f"{candidate.name:<{WIDTH}} {candidate.prob:>11.2%}" for candidate in row.candidates]
-        mark = ["(DRAWN)"] if row.dataset == "drawn" else []
-        # The name comes last, since rows are printed before the width of all names is known.
-        return "  ".join([*columns, *mark, printable(row.file)]) + "\n"
-    # A millionth is far below the accuracy of a model's probabilities.
-    top = [{"label": label, "class": name, "probability": round(prob, 6)} for label, name, prob in row.candidates]
+def row_line(kind: str, row: dict[str, Any], top_k: int, *, errors: bool = False) -> str:
+    """A row in a format; only those of PART_FORMATS show errors."""
     if kind == "json":
-        # In ASCII, which holds any file name.
-        return json.dumps({"file": row.file, **top[0], "top": top, "dataset": row.dataset}) + "\n"
-    values = [value for candidate in top for value in candidate.values()]
-    return csv_line([row.file, *values, row.dataset, *[""] * errors])
+        return json.dumps(row) + "\n"  # in ASCII, which holds any file name
+    if kind == "csv":
+        cells = [cell for candidate in row.get("top", []) for cell in candidate.values()] or [""] * (3 * top_k)
+        return csv_line([row["file"], *cells, row.get("dataset", ""), *[row.get("error", "")] * errors])
+    columns = [f"{candidate['class']:<{WIDTH}} {candidate['probability']:>11.2%}" for candidate in row["top"]]
+    mark = ["(DRAWN)"] if row["dataset"] == "drawn" else []
+    # The name comes last, since rows are printed before the width of all names is known.
+    return "  ".join([*columns, *mark, printable(row["file"])]) + "\n"
 
 
-def fault_line(kind: str, fault: Fault, top_k: int) -> str:
-    """The row of a picture that can't be read, in one of PART_FORMATS."""
-    if kind == "json":
-        return json.dumps({"file": fault.name, "error": fault.reason}) + "\n"
-    return csv_line([fault.name, *[""] * (3 * top_k + 1), fault.reason])
-
-
-def csv_line(values: Iterable[Any]) -> str:
+def csv_line(values: Sequence[Any]) -> str:
     text = io.StringIO()
     # Python 3.11.7 quotes only the line terminator's characters; a carriage return in a name must be quoted (gh-67044).
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def fault_message(name: str, reason: str) -> str:
-    return f"error: cannot read {printable(name)}: it {printable(reason)}"
+def fault_message(row: dict[str, Any]) -> str:
+    return f"error: cannot read {printable(row['file'])}: it {printable(row['error'])}"
 
 
 def printable(text: str) -> str:

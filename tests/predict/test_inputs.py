@@ -6,7 +6,6 @@ import struct
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from conftest import pack
 from PIL import Image
 
 from fmnist_lightning.predict import inputs
-from fmnist_lightning.predict.inputs import Fault, Picture, Result, expand, expand_all, read_all
+from fmnist_lightning.predict.inputs import Fault, Picture, Result, expand_all, read_all
 from fmnist_lightning.predict.pictures import Gray
 
 IMAGES = np.random.default_rng(0).integers(0, 100, (3, 28, 28), np.uint8)  # no corner is bright
@@ -51,45 +50,36 @@ def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
 
 
-def names(results: Iterable[Result]) -> list[str]:
-    return [result.name for result in results]
-
-
 def assert_reads(results: Iterable[Result], expected: list[tuple[str, int]]) -> None:
     """Each result is a picture of that name and that of IMAGES."""
-    found = list(results)
-    assert names(found) == [name for name, _ in expected]
-    for result, (name, index) in zip(found, expected, strict=True):
-        assert isinstance(result, Picture), result
+    for result, (name, index) in zip(results, expected, strict=True):
+        assert (result.name, type(result)) == (name, Picture)
         assert (result.image == IMAGES[index]).all(), name
 
 
 def fault_of(name: str) -> str:
     """The reason why a file gives nothing but one fault."""
     [fault] = read_all([name])
-    assert isinstance(fault, Fault)
-    assert fault.name == name
+    assert fault == Fault(name, fault.reason)
     return fault.reason
 
 
-@pytest.mark.parametrize("name", ["-", "boot.png", "gone.png", "gone", "notes.txt"])
-def test_expand_keeps_a_plain_name(name: str) -> None:
-    touch("boot.png", "notes.txt")
-    assert list(expand(name)) == [name]
+def test_expand_all_keeps_plain_names() -> None:
+    touch("boot.png", "notes.txt", "a[1].png", "a1.png")
+    names = ["-", "boot.png", "gone.png", "gone", "notes.txt", "a[1].png"]
+    assert expand_all(names) == names
+    Path("a[1].png").unlink()
+    assert expand_all(["a[1].png"]) == ["a1.png"]  # else it is a pattern
 
 
-def test_expand_sorts_a_folder_and_leaves_out_hidden_files() -> None:
+def test_expand_all_sorts_a_folder_and_leaves_out_hidden_files() -> None:
     touch("shop/b.JPG", "shop/a.png", "shop/.a.png", "shop/notes.txt", "shop/.cache/c.png", "shop/z/y/d.webp")
     touch(*(f"shop/{name}" for name in ("c/e.tif", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")))
     touch("shop/t10k-images.idx3-ubyte.gz")
     expected = ["a.png", "b.JPG", "t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte.gz", "c/e.tif", "z/y/d.webp"]
-    assert list(expand("shop")) == [f"shop/{name}" for name in expected]
-
-
-def test_folder_without_pictures_is_a_fault() -> None:
-    touch("shop/notes.txt", "shop/.a.png")
-    [fault] = expand("shop")
-    assert fault.name == "shop"
+    assert expand_all(["shop"]) == [f"shop/{name}" for name in expected]
+    touch("empty/notes.txt", "empty/.a.png")
+    [fault] = expand_all(["empty"])
     assert "PNG, JPEG," in fault.reason
 
 
@@ -102,10 +92,9 @@ def test_unreadable_folder_is_a_fault_among_others(monkeypatch: pytest.MonkeyPat
     touch("shop/a/1.png", "shop/b/2.png", "shop/c/3.png")
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", refuse)
-    *found, fault = expand("shop")
+    *found, fault = expand_all(["shop"])
     assert found == ["shop/a/1.png", "shop/c/3.png"]
-    assert fault.name == "shop/b"
-    assert "Permission denied" in fault.reason
+    assert fault == Fault("shop/b", "can't be opened (Permission denied)")
 
 
 @pytest.mark.parametrize(
@@ -119,9 +108,9 @@ def test_unreadable_folder_is_a_fault_among_others(monkeypatch: pytest.MonkeyPat
         ("shop/c?", [Fault("shop/c?", "matches no file")]),
     ],
 )
-def test_expand_sorts_the_matches_of_a_pattern(pattern: str, expected: list[str | Fault]) -> None:
+def test_expand_all_sorts_the_matches_of_a_pattern(pattern: str, expected: list[str | Fault]) -> None:
     touch("shop/b.png", "shop/a.png", "shop/c/e/f.png", "shop/c/d.png", "shop/.hidden.png")
-    assert list(expand(pattern)) == expected
+    assert expand_all([pattern]) == expected
 
 
 @pytest.mark.parametrize("output", ["w/out", "link", "./w/new/../out/"])
@@ -137,28 +126,17 @@ def test_patterns_do_not_match_the_output(folder: Path, pattern: str, output: st
     assert expand_all(["w/out/c.png"], output) == ["w/out/c.png"]  # named, so it is read
 
 
-def test_existing_file_named_like_a_pattern_is_that_file() -> None:
-    touch("a[1].png", "a1.png")
-    assert list(expand("a[1].png")) == ["a[1].png"]
-    Path("a[1].png").unlink()
-    assert list(expand("a[1].png")) == ["a1.png"]
-
-
 def test_impossible_names_are_faults() -> None:
-    for name, reason in (("x" * 300, "File name too long"), ("a\0/*", "null byte")):
-        [fault] = expand(name)
-        assert fault.name == name
-        assert reason in fault.reason
-    assert "null byte" in fault_of("a\0.png")
+    for name, reason in (("x" * 300, "File name too long"), ("a\0.png", "null byte")):
+        assert expand_all([name]) == [name]
+        assert reason in fault_of(name)
 
 
 def test_unnamed_pipes_are_left_out() -> None:
     touch("shop/a.png")
     os.mkfifo("shop/b.png")
-    assert list(expand("shop")) == list(expand("shop/*.png")) == ["shop/a.png"]
-    [fault] = expand("shop/b*")
-    assert "only pipes or devices" in fault.reason
-    assert list(expand("shop/b.png")) == ["shop/b.png"]  # named, so it is read
+    assert expand_all(["shop", "shop/*.png"]) == ["shop/a.png", "shop/a.png"]
+    assert expand_all(["shop/b*", "shop/b.png"]) == [Fault("shop/b*", "matches no file"), "shop/b.png"]
 
 
 @pytest.mark.parametrize("content", [png(1), idx(IMAGES[1:2])])
@@ -168,19 +146,16 @@ def test_named_pipe_is_read(content: bytes) -> None:
     writer.start()
     [picture] = read_all(["pipe"])
     writer.join()
-    assert isinstance(picture, Picture)
     assert (picture.image == IMAGES[1]).all()
 
 
 @pytest.mark.parametrize(
     ("content", "name"), [(png(1), "-"), (idx(IMAGES[1:2]), "-[0]"), (pack(idx(IMAGES[1:2])), "-[0]")]
 )
-def test_standard_input_is_read_once_in_its_turn(monkeypatch: pytest.MonkeyPatch, content: bytes, name: str) -> None:
+def test_standard_input_is_read_in_its_turn(monkeypatch: pytest.MonkeyPatch, content: bytes, name: str) -> None:
     Path("a.png").write_bytes(png(0))
     set_stdin(monkeypatch, content)
-    *found, second = read_all(expand_all(["a.png", "-", "a.png", "-"]))
-    assert_reads(found, [("a.png", 0), (name, 1), ("a.png", 0)])
-    assert second == Fault("-", "can be read only once (name it once)")
+    assert_reads(read_all(["a.png", "-", "a.png"]), [("a.png", 0), (name, 1), ("a.png", 0)])
 
 
 def test_standard_input_empty_closed_or_endless_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,16 +166,17 @@ def test_standard_input_empty_closed_or_endless_is_a_fault(monkeypatch: pytest.M
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=endless))
         assert "longer than 1,000 bytes" in fault_of("-")
     monkeypatch.setattr("sys.stdin", None)  # after `<&-`
-    assert fault_of("-") == "is closed"
+    assert fault_of("-") == "is empty"
 
 
 @pytest.mark.parametrize("packing", [bytes, pack])
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "images"])
 def test_idx_files_are_recognized_and_not_changed(name: str, packing: Callable[[bytes], bytes]) -> None:
     Path(name).write_bytes(packing(idx(255 - IMAGES)))  # with bright corners
-    found = list(read_all([name]))
-    assert names(found) == [f"{name}[0]", f"{name}[1]", f"{name}[2]"]
-    assert (np.stack([result.image for result in found]) == 255 - IMAGES).all()
+    for index, picture in enumerate(read_all([name])):
+        assert picture.name == f"{name}[{index}]"
+        assert (picture.image == 255 - IMAGES[index]).all()
+    assert index == 2
 
 
 @pytest.mark.parametrize(
@@ -209,19 +185,18 @@ def test_idx_files_are_recognized_and_not_changed(name: str, packing: Callable[[
         (idx()[:-1], 0, "2,367 bytes"),
         (idx() + b"\0", 0, "2,369 bytes"),
         (idx(count=2**32 - 1), 0, "take 3,367,254,359,296"),
-        (idx()[:15], 0, "15 of the 16 bytes"),
-        (idx(magic=0x801), 0, "begins with 00 00 08 01"),
-        (png(0), 0, "begins with 89 50 4e 47"),
-        (b"", 0, "truncated"),
+        (idx()[:15], 0, "header is 00 00 08 03"),
+        (idx(magic=0x801), 0, "header is 00 00 08 01"),
+        (b"", 0, "header is"),
         (idx(IMAGES[:, :14]), 0, "14 x 28"),
-        (idx(IMAGES[:0]), 0, "no images"),
-        (pack(png(0)), 0, "begins with 89 50 4e 47"),
+        (idx(IMAGES[:0]), 0, "0 images"),
+        (pack(png(0)), 0, "header is 89 50 4e 47"),
         (pack(idx())[:5], 0, "truncated or damaged"),
         (pack(idx(count=10**9)), 0, "more than 200 times"),
         (pack(idx()[:-1]), 2, "image 2 of 3"),
         (pack(idx() + b"\0"), 3, "more than the 3 images"),
-        (pack(idx()) + b"more", 3, "damaged"),
-        (pack(idx())[:1200], 1, "damaged"),
+        (pack(idx()) + b"more", 3, "may be wrong"),
+        (pack(idx())[:1200], 1, "may be wrong"),
         (pack(idx())[:-8] + bytes(8), 3, "CRC check failed"),
     ],
 )
@@ -229,23 +204,19 @@ def test_damaged_idx_file_gives_whole_images_and_a_fault(content: bytes, images:
     Path("x-images-idx3-ubyte").write_bytes(content)
     *found, fault = read_all(["x-images-idx3-ubyte"])
     assert_reads(found, [(f"x-images-idx3-ubyte[{index}]", index) for index in range(images)])
-    assert isinstance(fault, Fault)
     assert (fault.name, reason in fault.reason) == ("x-images-idx3-ubyte", True), fault
-    assert ("images before may be wrong" in fault.reason) is (images > 0 and "damaged" in fault.reason)
 
 
 def test_read_all_reports_faults_in_order() -> None:
     for name, content in (("a", png(0)), ("b", png(1)[:500]), ("c", b""), ("e", idx()), ("f", png(2))):
         Path(name).write_bytes(content)
-    Path("d").symlink_to("nowhere")
     Path("loop").symlink_to("loop")
     Path("folder").mkdir()
-    results = list(read_all(["f", "b", "c", "d", "loop", "folder", Fault("x*", "matches no file"), "gone", "e", "a"]))
-    assert_reads([results[0], *results[8:]], [("f", 2), *((f"e[{index}]", index) for index in range(3)), ("a", 0)])
-    reasons = {"b": "truncated", "c": "empty", "d": "link to nowhere", "loop": "symbolic links", "folder": "directory"}
-    reasons |= {"x*": "no file", "gone": "not exist"}
-    for fault, (name, reason) in zip(results[1:8], reasons.items(), strict=True):
-        assert isinstance(fault, Fault)
+    results = list(read_all(["f", "b", "c", "loop", "folder", Fault("x*", "matches no file"), "gone", "e", "a"]))
+    assert_reads([results[0], *results[7:]], [("f", 2), *((f"e[{index}]", index) for index in range(3)), ("a", 0)])
+    reasons = {"b": "truncated", "c": "empty", "loop": "symbolic links", "folder": "directory"}
+    reasons |= {"x*": "no file", "gone": "No such file"}
+    for fault, (name, reason) in zip(results[1:7], reasons.items(), strict=True):
         assert (fault.name, reason in fault.reason) == (name, True), fault
 
 
@@ -276,8 +247,7 @@ def test_pipes_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     pipes = ["one", "two", "three"]
     for name in pipes:
         os.mkfifo(name)
-    for number, result in enumerate(read_all(pipes), 1):
-        assert isinstance(result, Picture)
+    for number, _ in enumerate(read_all(pipes), 1):
         assert opened == pipes[:number]
 
 
@@ -287,11 +257,10 @@ def test_large_idx_file_takes_the_memory_of_one_image() -> None:
     try:
         assert sum(1 for _ in read_all(["large"])) == 3000
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
-        kept = list(islice(read_all(["large"]), 3000))
+        assert len(list(read_all(["large"]))) == 3000
         assert tracemalloc.get_traced_memory()[1] > 2_000_000
     finally:
         tracemalloc.stop()
-    assert len(kept) == 3000
 
 
 def test_slow_file_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,4 +273,4 @@ def test_slow_file_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
     second_is_done = threading.Event()
     monkeypatch.setattr(inputs, "read", wait_for_the_second)
-    assert names(read_all(["a", "b"], workers=2)) == ["a", "b"]
+    assert [fault.name for fault in read_all(["a", "b"], workers=2)] == ["a", "b"]

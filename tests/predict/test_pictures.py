@@ -1,6 +1,7 @@
 """Any picture becomes 28 x 28 pixels, light on dark, as in the data set; what is no picture is refused."""
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from PIL import Image, ImageFilter, ImageOps
 from fmnist_lightning.predict import pictures
 from fmnist_lightning.predict.pictures import (
     MAX_PIXELS,
-    NOTHING_FOUND,
     Gray,
     PictureError,
     check_pixels,
@@ -49,6 +49,9 @@ def photo(top: int = 20, left: int = 15, margin: int = 30) -> Gray:
     return picture
 
 
+PHOTO = Image.fromarray(photo())
+
+
 def rectangle(height: int, width: int, scale: int = 3) -> Gray:
     """Black on white, off center."""
     picture = np.full((height * scale + 40, width * scale + 25), 255, np.uint8)
@@ -67,16 +70,11 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> io.BytesIO:
     return file
 
 
-def with_palette(gray: Gray) -> Image.Image:
-    """Palette colors in the opposite order of their brightness."""
-    image = Image.fromarray(255 - gray).convert("P")
+def with_palette() -> Image.Image:
+    """PHOTO with palette colors in the opposite order of their brightness."""
+    image = ImageOps.invert(PHOTO).convert("P")
     image.putpalette([255 - index for index in range(256) for _ in range(3)])
     return image
-
-
-def half(file: io.BytesIO) -> bytes:
-    read_picture(file)  # the whole file is a picture
-    return file.getvalue()[: len(file.getvalue()) // 2]
 
 
 def png_that_claims(width: int, height: int) -> bytes:
@@ -90,24 +88,18 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "convert"),
+    ("kind", "image"),
     [
-        ("PNG", Image.fromarray),
-        ("BMP", Image.fromarray),
-        ("PPM", Image.fromarray),
-        ("PNG", lambda gray: Image.fromarray(gray).convert("RGB")),
-        ("PNG", lambda gray: Image.fromarray(gray).convert("RGBA")),
-        ("PNG", lambda gray: Image.fromarray(gray).convert("LA")),
-        ("TIFF", lambda gray: Image.fromarray(gray).convert("CMYK")),
-        ("PNG", with_palette),
-        ("GIF", with_palette),
-        ("PNG", lambda gray: Image.fromarray(gray.astype(np.uint16) * 257)),
-        ("PPM", lambda gray: Image.fromarray(gray.astype(np.int32) * 257)),
-        ("TIFF", lambda gray: Image.fromarray(gray.astype(np.float32) / 255)),
+        *[("PNG", PHOTO), ("BMP", PHOTO), ("PPM", PHOTO)],
+        *[("PNG", PHOTO.convert("RGB")), ("PNG", PHOTO.convert("RGBA")), ("PNG", PHOTO.convert("LA"))],
+        *[("TIFF", PHOTO.convert("CMYK")), ("PNG", with_palette()), ("GIF", with_palette())],
+        ("PNG", Image.fromarray(photo().astype(np.uint16) * 257)),
+        ("PPM", Image.fromarray(photo().astype(np.int32) * 257)),
+        ("TIFF", Image.fromarray(photo().astype(np.float32) / 255)),
     ],
 )
-def test_color_modes_give_the_same_pixels(kind: str, convert: Callable[[Gray], Image.Image]) -> None:
-    assert (read_picture(saved(convert(photo()), kind)) == prepared(photo())).all()
+def test_color_modes_give_the_same_pixels(kind: str, image: Image.Image) -> None:
+    assert (read_picture(saved(image, kind)) == prepare(PHOTO)).all()
 
 
 def test_one_bit_picture_is_read() -> None:
@@ -117,10 +109,10 @@ def test_one_bit_picture_is_read() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_transparent_palette_entry_is_background(kind: str) -> None:
-    image = with_palette(photo())
+    image = with_palette()
     image.putpalette([0, 255, 0, *image.getpalette()[3:]])  # entry 0, which was white, becomes green
-    assert not (read_picture(saved(image, kind)) == prepared(photo())).all()
-    assert (read_picture(saved(image, kind, transparency=0)) == prepared(photo())).all()
+    assert not (read_picture(saved(image, kind)) == prepare(PHOTO)).all()
+    assert (read_picture(saved(image, kind, transparency=0)) == prepare(PHOTO)).all()
 
 
 @pytest.mark.parametrize(("invert", "backing"), [("auto", 255), ("always", 255), ("never", 0)])
@@ -133,20 +125,15 @@ def test_transparent_is_white_or_black_for_never(invert: str, backing: int) -> N
     assert (prepared(pixels, invert=invert) == prepared(expected, invert=invert)).all()
 
 
-def test_find_box_finds_white_garment_by_opacity() -> None:
+def test_find_box_finds_garment_by_opacity_or_color_alone() -> None:
     opacity = Image.fromarray(255 - rectangle(28, 20))
     white = Image.new("RGB", opacity.size, "white")
-    assert find_box(white, opacity) == (20, 10, 80, 94)
-    with pytest.raises(PictureError):
-        find_box(white, None)
-
-
-def test_find_box_finds_garment_by_color_alone() -> None:
     picture = np.where(rectangle(28, 20)[..., None] == 0, [255, 0, 0], [0, 130, 0]).astype(np.uint8)
     colors = Image.fromarray(picture)
-    assert find_box(colors, None) == (20, 10, 80, 94)
-    with pytest.raises(PictureError):
-        find_box(colors.convert("L").convert("RGB"), None)
+    assert find_box(white, opacity) == find_box(colors, None) == (20, 10, 80, 94)
+    for control in (white, colors.convert("L").convert("RGB")):
+        with pytest.raises(PictureError):
+            find_box(control, None)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
@@ -157,16 +144,11 @@ def test_scale_depth_rounds_to_8_bits(dtype: type) -> None:
     assert scaled.tolist() == [[0, 0, 1, 1, 128, 255, 255]]
 
 
-@pytest.mark.parametrize(
-    ("values", "dtype"),
-    [
-        *[([0, 1.01], np.float32), ([-0.01, 1], np.float32), ([0.5, np.nan], np.float32)],
-        *[([0, 65536], np.int32), ([-1, 0], np.int32)],
-    ],
-)
-def test_scale_depth_refuses_values_outside(values: list[float], dtype: type) -> None:
-    with pytest.raises(PictureError, match=r"not 0 to (1\.0|65535)$"):
-        prepare(Image.fromarray(np.array([values], dtype)))
+def test_scale_depth_refuses_values_outside() -> None:
+    for dtype, ranges in {np.float32: [(0, 1.01), (-0.01, 1), (0.5, np.nan)], np.int32: [(0, 65536), (-1, 0)]}.items():
+        for values in ranges:
+            with pytest.raises(PictureError, match=r"not 0 to (1\.0|65535)$"):
+                prepare(Image.fromarray(np.array([values], dtype)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -174,36 +156,33 @@ def test_picture_is_turned_by_its_exif_orientation(kind: str) -> None:
     for orientation, turn in TURNS.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        file = saved(Image.fromarray(photo()), kind, exif=exif)
+        file = saved(PHOTO, kind, exif=exif)
         assert (read_picture(file) == prepared(turn(photo()))).all(), orientation
     assert len({prepared(turn(photo())).tobytes() for turn in TURNS.values()}) == 8
 
 
 @pytest.mark.parametrize("exif", [b"XX*\0", b"II*\0\x08\0\0"])
 def test_broken_exif_is_ignored(exif: bytes) -> None:
-    file = saved(Image.fromarray(photo()), exif=exif)
+    file = saved(PHOTO, exif=exif)
     with pytest.raises((SyntaxError, struct.error)), Image.open(file) as image:
         image.getexif()
-    assert (read_picture(file) == prepared(photo())).all()
+    assert (read_picture(file) == prepare(PHOTO)).all()
 
 
 def test_exif_tag_of_wrong_type_does_not_prevent_turning() -> None:
     # Two tags: the width as text, which should be a number, and orientation 6.
     exif = struct.pack(">2sHIH HHI4s HHIHH I", b"MM", 42, 8, 2, 0x100, 2, 2, b"7", 0x112, 3, 1, 6, 0, 0)
-    file = saved(Image.fromarray(photo()), exif=exif)
+    file = saved(PHOTO, exif=exif)
     with pytest.raises(struct.error), Image.open(file) as image:
         ImageOps.exif_transpose(image)
     assert (read_picture(file) == prepared(TURNS[6](photo()))).all()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF"])
-def test_animation_gives_its_first_frame(kind: str) -> None:
-    first, second = (Image.fromarray(pixels) for pixels in (photo(), photo()[::-1].copy()))
-    options = {"lossless": True} if kind == "WEBP" else {}
-    file = saved(first, kind, save_all=True, append_images=[second], **options)
-    assert Image.open(file).n_frames == 2
-    assert (read_picture(file) == prepare(first)).all()
-    assert not (prepare(first) == prepare(second)).all()
+def test_animation_gives_its_first_frame() -> None:
+    second = ImageOps.flip(PHOTO)
+    file = saved(PHOTO, "GIF", save_all=True, append_images=[second])
+    assert (read_picture(file) == prepare(PHOTO)).all()
+    assert not (prepare(second) == prepare(PHOTO)).all()
 
 
 def test_picture_of_28_pixels_comes_back_unchanged() -> None:
@@ -221,16 +200,16 @@ def test_picture_of_any_other_size_is_trimmed(size: tuple[int, int]) -> None:
     assert np.count_nonzero(prepared(np.resize(picture, (28, 28)))) == 100
 
 
-@pytest.mark.parametrize(("height", "width"), [(28, 28), (28, 27), (27, 28), (28, 20), (11, 28), (28, 1), (1, 28)])
-def test_longest_edge_is_28_and_odd_margin_is_upper_left(height: int, width: int) -> None:
-    expected = np.zeros((28, 28), np.uint8)
-    above, left = -(-(28 - height) // 2), -(-(28 - width) // 2)
-    expected[above : above + height, left : left + width] = 255
-    assert ((prepared(rectangle(height, width)) > 127) * 255 == expected).all()
+def test_longest_edge_is_28_and_odd_margin_is_upper_left() -> None:
+    for height, width in ((28, 28), (28, 27), (27, 28), (28, 20), (11, 28), (28, 1), (1, 28)):
+        expected = np.zeros((28, 28), np.uint8)
+        above, left = -(-(28 - height) // 2), -(-(28 - width) // 2)
+        expected[above : above + height, left : left + width] = 255
+        assert ((prepared(rectangle(height, width)) > 127) * 255 == expected).all(), (height, width)
 
 
 def test_position_and_margins_change_nothing() -> None:
-    assert (prepared(photo()) == prepared(photo(top=10, left=90, margin=12))).all()
+    assert (prepare(PHOTO) == prepared(photo(top=10, left=90, margin=12))).all()
 
 
 def test_fit_only_moves_and_sharpens_28_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +245,9 @@ def test_corners_of_matches_a_loop() -> None:
     found = [pixels[row, column] for row in (0, 1, 58, 59) for column in (0, 1, 88, 89)]
     color = [sum(sorted(map(float, channel))[7:9]) / 2 for channel in zip(*found, strict=True)]
     distances = sorted(max(abs(float(a) - b) for a, b in zip(pixel, color, strict=True)) for pixel in found)
-    background = corners_of(pixels)
-    assert background.color.tolist() == color
-    assert background.tolerance == pictures.DEVIATIONS * sum(distances[7:9]) / 2
+    found_color, tolerance = corners_of(pixels)
+    assert found_color.tolist() == color
+    assert tolerance == pictures.DEVIATIONS * sum(distances[7:9]) / 2
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -289,18 +268,19 @@ def test_large_jpeg_is_decoded_at_lower_resolution(monkeypatch: pytest.MonkeyPat
 
     sizes: list[tuple[int, int]] = []
     monkeypatch.setattr(pictures, "prepare", watched)
-    large = Image.fromarray(photo()).resize((1050, 1340))
+    large = PHOTO.resize((1050, 1340))
     found = read_picture(saved(large, "JPEG", quality=95))
     assert sizes == [(525, 670)]  # at least 512 each
     assert np.abs(found.astype(int) - prepare(large)).mean() < 2
 
 
-@pytest.mark.parametrize("size", [(1, 1), (28, 28), (40, 90)])
-@pytest.mark.parametrize("color", ["white", "black", "teal"])
-def test_background_alone_is_refused(size: tuple[int, int], color: str) -> None:
-    with pytest.raises(PictureError) as refused:
-        prepare(Image.new("RGB", size, color))
-    assert str(refused.value) == NOTHING_FOUND
+def test_background_alone_is_refused() -> None:
+    for size, color in itertools.product([(1, 1), (28, 28), (40, 90)], ["white", "black", "teal"]):
+        with pytest.raises(PictureError, match="nothing but background"):
+            prepare(Image.new("RGB", size, color))
+
+
+PNG = saved(PHOTO).getvalue()
 
 
 @pytest.mark.parametrize(
@@ -308,14 +288,13 @@ def test_background_alone_is_refused(size: tuple[int, int], color: str) -> None:
     [
         (b"", "is empty"),
         (b"to whom it may concern\n", r"is no picture.* PNG, JPEG, "),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture"),
         (EPS, "is no picture"),
-        (saved(Image.fromarray(photo())).read(8), "is no picture"),
-        (half(saved(Image.fromarray(photo()))), "is truncated or damaged"),
-        (half(saved(Image.fromarray(photo()), "JPEG")), "is truncated or damaged"),
-        (png_that_claims(400, 400), "is truncated or damaged"),
+        (PNG[:8], "is no picture"),
+        (PNG[: len(PNG) // 2], "can't be decoded"),
+        (saved(PHOTO, "JPEG").read(1000), "can't be decoded"),
+        (png_that_claims(400, 400), "can't be decoded"),
         (png_that_claims(10_000, 10_000), "has 10,000 x 10,000 pixels"),
-        (png_that_claims(100_000, 100_000), "has more than 89,478,485 pixels"),
+        (png_that_claims(100_000, 100_000), "can't be decoded .*bomb"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -331,34 +310,19 @@ def test_pillow_itself_would_open_postscript() -> None:
 
 
 def test_bomb_is_refused_if_warnings_are_errors() -> None:
-    with pytest.raises(PictureError, match="has more than"):
+    with pytest.raises(PictureError, match="bomb"):
         read_picture(io.BytesIO(png_that_claims(10_000, 10_000)))
 
 
-def test_check_pixels_accepts_the_limit_exactly() -> None:
+def test_check_pixels_accepts_one_to_the_limit() -> None:
     check_pixels(SimpleNamespace(size=(1, MAX_PIXELS)))
-    with pytest.raises(PictureError, match="1 x 89,478,486"):
-        check_pixels(SimpleNamespace(size=(1, MAX_PIXELS + 1)))
+    for size in ((1, MAX_PIXELS + 1), (0, 5)):
+        with pytest.raises(PictureError, match=f"{size[0]} x {size[1]:,} pixels"):
+            check_pixels(SimpleNamespace(size=size))
 
 
-@pytest.mark.parametrize(("mode", "size", "reason"), [("L", (0, 5), "no pixels"), ("La", (5, 5), "color mode La")])
-def test_prepare_refuses_no_pixels_and_unknown_modes(mode: str, size: tuple[int, int], reason: str) -> None:
-    with pytest.raises(PictureError, match=reason):
-        prepare(Image.new(mode, size))
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("gone.png", r"gone\.png: it does not exist"),
-        ("link.png", r"link\.png: it is a link to .*nowhere, which does not exist"),
-        ("loop.png", r"loop\.png: it can't be opened \(.*symbolic links\)"),
-        ("", "directory"),
-        ("a\0b.png", "null byte"),
-    ],
-)
-def test_load_picture_names_what_cannot_be_opened(name: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+@pytest.mark.parametrize("name", ["gone.png", "loop.png", "", "a\0b.png"])
+def test_load_picture_names_what_cannot_be_opened(name: str, tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    with pytest.raises(PictureError, match=reason):
+    with pytest.raises(PictureError, match=f"{name}: it can't be opened"):
         load_picture(f"{tmp_path}/{name}")
