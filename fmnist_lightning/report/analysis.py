@@ -47,9 +47,8 @@ def per_class(probs: Array, labels: Array) -> dict[str, Array]:
         auroc[label] = tm.binary_auroc(*pair)
         average_precision[label] = tm.binary_average_precision(*pair)
     with np.errstate(invalid="ignore"):  # 0 / 0 is nan
-        precision, recall, f1 = right / predicted, right / images, 2 * right / (images + predicted)
-    areas = {"auroc": auroc, "average_precision": average_precision}
-    return {"precision": precision, "recall": recall, "f1": f1, **areas, "images": images}
+        values = {"precision": right / predicted, "recall": right / images, "f1": 2 * right / (images + predicted)}
+    return {**values, "auroc": auroc, "average_precision": average_precision, "images": images}
 
 
 def most_confused(counts: NDArray[np.int64]) -> list[tuple[int, int]]:

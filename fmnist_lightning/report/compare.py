@@ -63,11 +63,10 @@ def read_tested(runs: Sequence[str]) -> list[ComparedRun]:
 def comparison_tables(tested: Sequence[ComparedRun]) -> list[Table]:
     """Metrics, the recall of each class, and the pairs of classes that the first run confuses most."""
     runs = tuple(run.name for run in tested)
-    errors = [analysis.calibration_error(*run.predictions) for run in tested]
-    metrics = [
-        (run.name, *(percent(value) for value in (*(run.metrics[name] for name in LABELS), error)))
-        for run, error in zip(tested, errors, strict=True)
-    ]
+    metrics = []
+    for run in tested:
+        fractions = [*(run.metrics[name] for name in LABELS), analysis.calibration_error(*run.predictions)]
+        metrics.append((run.name, *map(percent, fractions)))
     recalls = [analysis.per_class(*run.predictions)["recall"] for run in tested]
     classes = [(name, *map(percent, values)) for name, *values in zip(CLASSES, *recalls, strict=True)]
     counts = [analysis.confusion_matrix(*run.predictions) for run in tested]

@@ -36,12 +36,8 @@ def write_report(run: Path, images: Tensor) -> Path:
             file.write(content)
     counts = analysis.confusion_matrix(*predictions)
     # It escapes all text, and raises if the page uses a value that is not given.
-    pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("fmnist_lightning.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
+    folder = jinja2.PackageLoader("fmnist_lightning.report")
+    pages = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = pages.get_template("report.html").render(
         run=run.resolve().name,
         dataset=TITLES[metrics["dataset"]],

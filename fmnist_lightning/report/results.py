@@ -62,10 +62,8 @@ def read_metrics_file(path: Path, needed: Collection[str], hint: str) -> dict[st
     """
     with explain_damage(path, hint):
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        fractions = all(0 <= metrics[name] <= 1 for name in METRIC_NAMES)
-        if not (
-            fractions and type(metrics["n"]) is int and metrics["dataset"] in TITLES and metrics.keys() >= {*needed}
-        ):
+        known = type(metrics["n"]) is int and metrics["dataset"] in TITLES and metrics.keys() >= {*needed}
+        if not known or not all(0 <= metrics[name] <= 1 for name in METRIC_NAMES):
             raise ValueError("it does not hold the metrics of a test")
     return metrics
 

@@ -80,9 +80,8 @@ def mistakes_table(probs: Array, labels: Array, count: int) -> Table:
         (f"{index:,}", CLASSES[labels[index]], CLASSES[probs[index].argmax()], percent(probs[index].max()))
         for index in analysis.worst_mistakes(probs, labels, count)
     ]
-    return Table(
-        "Wrong predictions with the highest loss", ("image", "true class", "prediction", "confidence, %"), rows
-    )
+    header = ("image", "true class", "prediction", "confidence, %")
+    return Table("Wrong predictions with the highest loss", header, rows)
 
 
 def facts_table(facts: Mapping[str, Any], caption: str) -> Table:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from fmnist_lightning.data.batches import Batch
-from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.fashion_mnist import CLASSES
 from fmnist_lightning.report import plots
 from fmnist_lightning.report.tables import as_markdown, facts_table, per_class_table
@@ -33,7 +32,8 @@ class TensorBoardPlots(Callback):
     def __init__(self) -> None:
         self.seconds = EXPECTED_SECONDS  # for the last plots
         self.since = time.perf_counter()  # the last plots
-        self.kernels: np.ndarray | None = None  # of the last validation, until it is plotted
+        # The first convolution's weights (C, 1, k, k) in the last validation, until it is plotted.
+        self.kernels: np.ndarray | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since = time.perf_counter()
@@ -49,10 +49,11 @@ class TensorBoardPlots(Callback):
             names = [CLASSES[label] for label in batch.labels[:SHOWN].tolist()]
             add_figure(trainer, "train/first_batch", plots.images_plot(batch.images[:SHOWN, 0].cpu().numpy(), names))
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         # Not later: averaged weights are in place only during the validation.
         if writer_of(trainer) and not trainer.sanity_checking:
-            self.kernels = first_kernels(pl_module)
+            kernels = next(weight for weight in pl_module.net.parameters() if weight.ndim == 4)
+            self.kernels = kernels.detach().float().cpu().numpy().copy()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.seconds <= SHARE_OF_TIME * (time.perf_counter() - self.since):
@@ -75,21 +76,11 @@ def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
     return logger.experiment if isinstance(logger, TensorBoardLogger) else None
 
 
-def datamodule_of(trainer: L.Trainer) -> FashionMNISTDataModule:
-    return trainer.datamodule  # type: ignore[attr-defined]
-
-
-def first_kernels(module: Any) -> np.ndarray:
-    """The weights (C, 1, k, k) of the first convolution."""
-    kernels = next(weight for weight in module.net.parameters() if weight.ndim == 4)
-    return kernels.detach().float().cpu().numpy().copy()
-
-
-def draw(trainer: L.Trainer, module: Any, kernels: np.ndarray) -> None:
+def draw(trainer: Any, module: Any, kernels: np.ndarray) -> None:
     """Show the plots and the table of the last validation, and the filters."""
     probs = module.val_metrics.outputs.logits.softmax(dim=1).cpu().numpy()
     labels = module.val_metrics.outputs.labels.cpu().numpy()
-    images = datamodule_of(trainer).splits["val"].images.cpu().numpy()
+    images = trainer.datamodule.splits["val"].images.cpu().numpy()
     for name, figure in plots.prediction_plots(probs, labels, images).items():
         add_figure(trainer, f"val/{name}", figure)
     add_figure(trainer, "filters", plots.filters_plot(kernels))
@@ -97,10 +88,10 @@ def draw(trainer: L.Trainer, module: Any, kernels: np.ndarray) -> None:
         writer.add_text("val/classes", as_markdown(per_class_table(probs, labels)), last_step(trainer))
 
 
-def add_figure(trainer: L.Trainer, name: str, figure: Figure) -> None:
+def add_figure(trainer: Any, name: str, figure: Figure) -> None:
     """Show a figure, marked if its data is a stand-in, at the last step."""
     if writer := writer_of(trainer):
-        writer.add_figure(name, plots.mark(figure, datamodule_of(trainer).dataset), last_step(trainer))
+        writer.add_figure(name, plots.mark(figure, trainer.datamodule.dataset), last_step(trainer))
 
 
 def last_step(trainer: L.Trainer) -> int:

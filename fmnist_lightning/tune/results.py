@@ -87,7 +87,7 @@ def write_results(study: Study, plan: Plan) -> None:
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings(action="ignore"):
         for name, draw in DRAWINGS.items():
             draw(study)
-            mark(plt.gcf(), plan.recipe.dataset)
+            mark(plt.gcf(), plan.recipe.dataset, y=-0.03)  # below Optuna's labels
             with atomic_write(folder / f"{name}.png") as file:
                 plt.savefig(file, format="png", bbox_inches="tight")
             plt.close()

@@ -50,9 +50,7 @@ def test_per_class_equals_scikit_learn() -> None:
 def test_most_confused_counts_mistakes_both_ways() -> None:
     counts = np.diag([100] * 10)
     counts[0, 6], counts[6, 0], counts[4, 2], counts[7, 9] = 3, 4, 6, 5
-    pairs = most_confused(counts)
-    assert pairs[:3] == [(0, 6), (2, 4), (7, 9)]
-    assert len(set(pairs)) == 45
+    assert most_confused(counts)[:3] == [(0, 6), (2, 4), (7, 9)]
 
 
 def test_worst_mistakes_have_the_highest_loss() -> None:

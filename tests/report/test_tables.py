@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fmnist_lightning.report.tables import Table, as_markdown, facts_table, per_class_table, result_table
+from fmnist_lightning.report.tables import Table, as_markdown, facts_table, per_class_table
 
 
 def test_as_markdown_aligns_and_escapes() -> None:
@@ -25,12 +25,3 @@ def test_per_class_table_leaves_undefined_values_out() -> None:
 def test_facts_table_flattens_nested_values() -> None:
     table = facts_table({"device": "a machine", "git": {"commit": "abc", "dirty": None}}, "caption")
     assert table.rows == [("device", "a machine"), ("git commit", "abc"), ("git dirty", "null")]
-
-
-def test_result_table_compares_only_fashion_mnist() -> None:
-    metrics = {"dataset": "fashion_mnist", "split": "test", "n": 200}
-    metrics |= dict.fromkeys(("accuracy", "precision", "recall", "f1", "auroc"), 0.9)
-    assert result_table(metrics).header == ("metric", "original", "this run", "95% interval")
-    drawn = result_table(metrics | {"dataset": "drawn"})
-    assert drawn.header == ("metric", "this run", "95% interval")
-    assert drawn.rows[0] == ("accuracy", "90.00", "85.06 to 93.43")
