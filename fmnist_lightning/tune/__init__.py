@@ -2,3 +2,7 @@
 
 Here belong the search space, the trials, their database, and what a search writes. Training itself does not.
 """
+
+from fmnist_lightning.cli import require
+
+require(["optuna"], "a search", "tune")

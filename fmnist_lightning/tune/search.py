@@ -38,15 +38,10 @@ from fmnist_lightning.tune.space import Plan, changed, label, suggest, value_of
 # Attributes: of a study, what it searches; of a trial, its number from the start of its training. A retried trial
 # inherits its predecessor's.
 SEARCH, TRAINS = "search", "trains"
-# A trial is pruned if it is worse than the median of the completed ones, once five are completed and half of its
-# training is done: in the middle of one_cycle a high learning rate looks worse than it ends.
-COMPLETED_FIRST = 5
-NEVER_PRUNED = 0.5
-# A trial whose process has given no sign of life for so long is run again, but not more than twice: what kills three
-# processes, such as a lack of memory, would kill a fourth.
+COMPLETED_FIRST = 5  # trials before one can be pruned
 HEARTBEAT_SECONDS = 15
-GRACE_SECONDS = 120
-MAX_RETRIES = 2
+GRACE_SECONDS = 120  # after which a trial without a sign of life is run again
+MAX_RETRIES = 2  # what kills three processes, such as a lack of memory, would kill a fourth
 POLL_SECONDS = 1.0
 
 
@@ -89,10 +84,7 @@ class Reporter(Callback):
 
 
 class Search:
-    """One process of a search; others may work on the same study.
-
-    Together they run as many trials as were asked for, and at most one more for each further process.
-    """
+    """One process of a search. Each further one that works on the same study can add a trial too many."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -183,7 +175,8 @@ def open_study(plan: Plan) -> Study:
         grace_period=GRACE_SECONDS,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
     )
-    warmup = math.ceil(NEVER_PRUNED * plan.recipe.max_epochs)
+    # In the middle of one_cycle a high learning rate looks worse than it ends.
+    warmup = math.ceil(plan.recipe.max_epochs / 2)
     # At the same epoch a longer training is worse than a shorter one, above all under one_cycle.
     prune = plan.options.prune and "max_epochs" not in plan.space
     return optuna.create_study(
@@ -226,10 +219,11 @@ def database_url(options: TuneOptions) -> URL:
         parts = {part: getattr(url, part) for part in ("username", "password", "host", "database")}
         url = url.set(**{part: os.path.expandvars(value) for part, value in parts.items() if value})
         url.get_dialect().import_dbapi()
-    except (ArgumentError, ValueError, ImportError) as error:
-        expected = "expected DIALECT://USER:PASSWORD@HOST/DATABASE, with %40 for an @ in the password"
-        reason = f"{error} (install it)" if isinstance(error, ImportError) else f"it is no database's URL ({expected})"
-        raise UserError(f"cannot use --storage: {reason}") from None
+    except ImportError as error:
+        raise UserError(f"cannot use --storage: {error} (install it)") from None
+    except (ArgumentError, ValueError):  # their messages may show the password
+        expected = "DIALECT://USER:PASSWORD@HOST/DATABASE, with %40 for an @ in the password"
+        raise UserError(f"cannot use --storage: it is no database's URL (expected {expected})") from None
     return url
 
 

@@ -81,7 +81,7 @@ def read_distribution(where: str, name: str, values: Any) -> BaseDistribution:
 
 
 def typed(where: str, name: str, value: Any) -> Any:
-    """`value` as a training reads it for the option `name`. Raises UserError if it is none of the option's."""
+    """`value` as a training reads it for the option `name`. Raises UserError if the option has no such value."""
     return value_of(changed(TrainOptions(), {name: value}, where), name)
 
 

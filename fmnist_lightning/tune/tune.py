@@ -4,7 +4,6 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from fmnist_lightning.cli import require
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.report.console import filter_library_output
 from fmnist_lightning.runs.options import (
@@ -19,6 +18,8 @@ from fmnist_lightning.runs.options import (
 from fmnist_lightning.training.devices import resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
 from fmnist_lightning.training.train import prepare_data
+from fmnist_lightning.tune.search import Search, database_url, explaining_database, without_secrets
+from fmnist_lightning.tune.space import Plan, read_space
 
 # Options of this command that replace the recipe's. Those that change its result belong in the best recipe.
 KEPT = {"dataset", "val_fraction", "precision"}
@@ -30,28 +31,18 @@ def tune(options: TuneOptions) -> None:
 
     Raises UserError if recipe, space, data or database can't be used; Interrupted at a signal.
     """
-    require(["optuna"], "a search", "tune")
-    # They import the packages of the optional extra.
-    from fmnist_lightning.tune import search, space
-
-    path = Path(options.recipe)
+    path, url, space = Path(options.recipe), database_url(options), read_space(Path(options.space))
     own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
-    searched = space.read_space(Path(options.space))
-    held = {*recipe_values(path), *(own.keys() & KEPT), *(name.partition(".")[0] for name in searched)}
-    plan = space.Plan(
-        options=options,
-        url=search.database_url(options),
-        space=searched,
-        recipe=prepare(replace(read_recipe(path), **own)),
-        held=held - {"resume", "fast_dev_run"},
-        command=command_line(replace(options, storage=search.without_secrets(options.storage))),
-    )
-    print(plan.command)
+    held = {*recipe_values(path), *(own.keys() & KEPT), *(name.partition(".")[0] for name in space)}
+    recipe = prepare(replace(read_recipe(path), **own))
+    command = command_line(replace(options, storage=without_secrets(options.storage)))
+    plan = Plan(options, recipe, held - {"resume", "fast_dev_run"}, space, url, command)
+    print(command)
     try:
-        with search.explaining_database(plan):
-            search.Search(plan).run()
+        with explaining_database(plan):
+            Search(plan).run()
     except Interrupted as interruption:
-        raise Interrupted(interruption.signum, f"to resume: {plan.command}") from None
+        raise Interrupted(interruption.signum, f"to resume: {command}") from None
 
 
 def prepare(recipe: TrainOptions) -> TrainOptions:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import os
 import re
 import signal
@@ -43,35 +44,16 @@ RATES = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}
 CONTEXT.set_forkserver_preload(["several", "fmnist_lightning.tune.search"])
 
 Training = Callable[[TrainOptions, Reporter], None]
-TrainBy = Callable[..., None]
+Search = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a study, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "study"
-
-
-def arguments(folder: Path, space: dict[str, Any], trials: int, **recipe: Any) -> list[object]:
+def arguments(folder: Path, trials: int, space: dict[str, Any] = RATES, **recipe: Any) -> list[object]:
     """The options of a search on the drawn data set."""
     files = {"recipe": folder.parent / "recipe.yaml", "space": folder.parent / "space.yaml"}
     for path, content in zip(files.values(), ({**RECIPE, **recipe}, space), strict=True):
         path.write_text(yaml.safe_dump(content))
     options = {**files, "study": folder, "trials": trials, "dataset": "drawn", "accelerator": "cpu"}
     return [word for name, value in options.items() for word in (f"--{name}", value)]
-
-
-def study_in(folder: Path) -> optuna.Study:
-    return optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}")
-
-
-def states(folder: Path) -> list[str]:
-    return [trial.state.name for trial in study_in(folder).trials]
-
-
-def rates(folder: Path) -> list[float]:
-    return [trial.params["lr"] for trial in study_in(folder).trials]
 
 
 def epochs(*accuracies: float) -> Training:
@@ -102,6 +84,7 @@ def fail_with(error: BaseException) -> Training:
 
 
 def replace_training(patch: pytest.MonkeyPatch, *first: Training) -> None:
+    """Replace the first trainings by these; each later one has its learning rate as accuracy. No plots."""
     left = [*first]
 
     def next_training(options: TrainOptions, callbacks: list[Reporter]) -> None:
@@ -116,15 +99,33 @@ def replace_training(patch: pytest.MonkeyPatch, *first: Training) -> None:
 
 
 @pytest.fixture
-def train_by(monkeypatch: pytest.MonkeyPatch) -> TrainBy:
-    """Replace the first trainings by these; each later one has its learning rate as accuracy. No plots."""
-    return lambda *first: replace_training(monkeypatch, *first)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a study, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "study"
 
 
 @pytest.fixture
-def stubbed(train_by: TrainBy) -> None:
-    """Each training has its learning rate as accuracy."""
-    train_by()
+def searching(program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """Search in `folder` with replaced trainings: (exit status, what it printed)."""
+
+    def call(trials: int, *options: object, first: tuple[Training, ...] = (), **how: Any) -> tuple[int, str]:
+        replace_training(monkeypatch, *first)
+        return program(tune, *arguments(folder, trials, **how), *options)
+
+    return call
+
+
+def study_in(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}")
+
+
+def states(folder: Path) -> list[str]:
+    return [trial.state.name for trial in study_in(folder).trials]
+
+
+def rates(folder: Path) -> list[float]:
+    return [trial.params["lr"] for trial in study_in(folder).trials]
 
 
 # One real search
@@ -153,7 +154,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, own_signals(), sealed_test_set():
         draw_few(patch)
         leave_undrawn(patch)
-        assert run_command(patch, tune, *arguments(folder, space, 2, test=True, dropout=[0.0, 0.125, 0.0])) == 0
+        assert run_command(patch, tune, *arguments(folder, 2, space, test=True, dropout=[0.0, 0.125, 0.0])) == 0
     assert dict(mpl.rcParams) == style  # Optuna would change it for good
     return folder
 
@@ -182,14 +183,11 @@ def test_search_leaves_runs_plots_and_recipe(searched: Path) -> None:
 
 def test_best_recipe_repeats_the_best_trial_bit_for_bit(searched: Path, program: Program, tmp_path: Path) -> None:
     trial = searched / "runs" / study_in(searched).best_trial.user_attrs["run"]
-    run, _ = small_run(
-        program, tmp_path, *command_of(searched), "--max_epochs", 1, "--batch_size", 60, "--test", "false"
-    )
+    own = ("--max_epochs", 1, "--batch_size", 60, "--test", "false")
+    run, _ = small_run(program, tmp_path, *command_of(searched), *own)
     assert {**read_config(run), "log_dir": ""} == {**read_config(trial), "log_dir": ""}
-    weights, trials_weights = (
-        read_checkpoint(path / "checkpoints" / "best.ckpt")["state_dict"] for path in (run, trial)
-    )
-    assert all(torch.equal(weights[name], trials_weights[name]) for name in trials_weights)
+    found, wanted = (read_checkpoint(path / "checkpoints" / "best.ckpt")["state_dict"] for path in (run, trial))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_search_reads_no_test_set(searched: Path, program: Program, tmp_path: Path) -> None:
@@ -205,51 +203,42 @@ def test_search_reads_no_test_set(searched: Path, program: Program, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("ckpt", "value"), [("best", 0.75), ("last", 0.5)])
-def test_score_is_of_the_checkpoint_that_is_tested(
-    program: Program, folder: Path, train_by: TrainBy, ckpt: str, value: float
-) -> None:
-    train_by(epochs(0.75, 0.5))
-    assert program(tune, *arguments(folder, RATES, 1, ckpt=ckpt))[0] == 0
+def test_score_is_of_the_tested_checkpoint(searching: Search, folder: Path, ckpt: str, value: float) -> None:
+    assert searching(1, first=(epochs(0.75, 0.5),), ckpt=ckpt)[0] == 0
     assert study_in(folder).best_value == value
 
 
 @pytest.mark.parametrize(("rate", "within"), [(2e-3, True), (2.0, False)])
-def test_first_trial_is_the_recipe_if_the_space_contains_it(
-    program: Program, folder: Path, stubbed: None, rate: float, within: bool
-) -> None:
-    space = {**RATES, "dropout": {"choices": [[0.25, 0.25, 0.5], [0.0, 0.0, 0.25]]}}
+def test_first_trial_is_the_recipe_if_possible(searching: Search, folder: Path, rate: float, within: bool) -> None:
+    choices = [[0.25, 0.25, 0.5], [0.0, 0.0, 0.25]]
     for trials in (1, 3):
-        assert program(tune, *arguments(folder, space, trials, lr=rate))[0] == 0
+        assert searching(trials, space={**RATES, "dropout": {"choices": choices}}, lr=rate)[0] == 0
     tried = rates(folder)
     assert (tried[0] == rate) is within
     assert len(set(tried)) == 3
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["lr"] == max(tried)
-    assert best["dropout"] in space["dropout"]["choices"]
+    assert best["dropout"] in choices
 
 
-def test_search_needs_a_validation_split(program: Program, folder: Path, stubbed: None) -> None:
-    whole = arguments(folder, RATES, 1, val_fraction=0.0, ckpt="last")
-    status, output = program(tune, *whole)
+def test_search_needs_a_validation_split(searching: Search, folder: Path) -> None:
+    status, output = searching(1, val_fraction=0.0, ckpt="last")
     assert status == 1
     assert "val_fraction 0" in output
     assert not folder.exists()
-    assert program(tune, *whole, "--val_fraction", 0.1)[0] == 0
+    assert searching(1, "--val_fraction", 0.1, val_fraction=0.0, ckpt="last")[0] == 0
     assert yaml.safe_load((folder / "best.yaml").read_text())["val_fraction"] == 0.1
 
 
 @pytest.mark.parametrize(("own", "seen"), [(0.2, True), (0.1, False)])
 def test_best_recipe_warns_of_a_teacher_of_validation_images(
-    program: Program, folder: Path, stubbed: None, trained_once: Path, own: float, seen: bool
+    searching: Search, folder: Path, trained_once: Path, own: float, seen: bool
 ) -> None:
-    command = arguments(folder, RATES, 1, teacher=str(trained_once))
-    status, output = program(tune, *command, "--val_fraction", own)
+    status, output = searching(1, "--val_fraction", own, teacher=str(trained_once))
     assert status == 0
-    warning = (
-        f"the teacher {trained_once} was trained on validation images of this training (val_fraction 0.1, here 0.2)"
-    )
-    assert output.count(f"\nWARNING: {warning}") == seen
-    assert (f"# WARNING: {warning}" in (folder / "best.yaml").read_text()) is seen
+    warning = f"WARNING: the teacher {trained_once} was trained on validation images"
+    assert output.count(warning) == seen
+    assert (f"# {warning}" in (folder / "best.yaml").read_text()) is seen
 
 
 # Trials that don't go well
@@ -260,64 +249,57 @@ def test_best_recipe_warns_of_a_teacher_of_validation_images(
     [(RATES, True, True), (RATES, False, False), ({"max_epochs": {"low": 2, "high": 6}}, True, False)],
 )
 def test_bad_trial_is_pruned_after_half_of_its_epochs(
-    program: Program, folder: Path, train_by: TrainBy, space: dict[str, Any], prune: bool, pruned: bool
+    searching: Search, folder: Path, space: dict[str, Any], prune: bool, pruned: bool
 ) -> None:
-    train_by(epochs(0.5, 0.6, 0.7, 0.8), epochs(0.1, 0.1, 0.1, 0.1))
-    assert program(tune, *arguments(folder, space, 2, max_epochs=4), "--prune", str(prune).lower())[0] == 0
+    trainings = (epochs(0.5, 0.6, 0.7, 0.8), epochs(0.1, 0.1, 0.1, 0.1))
+    assert searching(2, "--prune", str(prune).lower(), first=trainings, space=space, max_epochs=4)[0] == 0
     assert states(folder) == ["COMPLETE", "PRUNED" if pruned else "COMPLETE"]
     assert list(study_in(folder).trials[1].intermediate_values) == ([1, 2] if pruned else [1, 2, 3, 4])
 
 
-def test_failed_trials_count(program: Program, folder: Path, train_by: TrainBy) -> None:
-    train_by(fail_with(UserError("the loss is nan")), fail_with(torch.OutOfMemoryError("no memory left")))
-    command = arguments(folder, RATES, 2)
-    status, output = program(tune, *command)
+def test_failed_trials_count(searching: Search, folder: Path) -> None:
+    failures = (fail_with(UserError("the loss is nan")), fail_with(torch.OutOfMemoryError("no memory left")))
+    status, output = searching(2, first=failures)
     assert status == 1
     assert "trial 0: the loss is nan; 1 to go" in output
     assert "0 completed, 0 pruned and 2 failed trials" in output
     assert not (folder / "best.yaml").exists()
-    status, output = program(tune, *command, "--trials", 3)
+    status, output = searching(3)
     assert status == 0
     assert "1 completed, 0 pruned and 2 failed trials" in output
 
 
-def test_full_disk_ends_the_search_and_does_not_count(program: Program, folder: Path, train_by: TrainBy) -> None:
+def test_full_disk_ends_the_search_and_does_not_count(searching: Search, folder: Path) -> None:
     full = UserError("the disk is full")
     full.__cause__ = OSError(errno.ENOSPC, "")
-    train_by(rate_as_accuracy, fail_with(full))
-    command = arguments(folder, RATES, 3)
-    status, output = program(tune, *command)
+    status, output = searching(2, first=(rate_as_accuracy, fail_with(full)))
     assert status == 1
     assert "error: the disk is full" in output
-    assert program(tune, *command)[0] == 0
-    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert searching(2)[0] == 0
+    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
 @pytest.mark.parametrize("reports", [True, False])
-def test_trial_that_another_process_ended_does_not_count(
-    program: Program, folder: Path, train_by: TrainBy, reports: bool
-) -> None:
+def test_trial_that_another_process_ended_does_not_count(searching: Search, folder: Path, reports: bool) -> None:
     def sleep_too_long(options: TrainOptions, reporter: Reporter) -> None:
         rate_as_accuracy(options, reporter)
         study_in(folder).tell(0, state=TrialState.FAIL)
         if reports:
             rate_as_accuracy(options, reporter)
 
-    train_by(sleep_too_long)
-    status, output = program(tune, *arguments(folder, RATES, 2))
+    status, output = searching(1, first=(sleep_too_long,))
     assert status == 0
     assert "was this machine asleep?" in output
-    assert states(folder) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert states(folder) == ["FAIL", "COMPLETE"]
 
 
 # Stopped, killed and shared searches
 
 
 def test_ctrl_c_queues_the_trial_and_prints_the_resume_command(
-    program: Program, folder: Path, train_by: TrainBy
+    searching: Search, program: Program, folder: Path
 ) -> None:
-    train_by(rate_as_accuracy, lambda options, reporter: signal.raise_signal(signal.SIGINT))
-    status, output = program(tune, *arguments(folder, RATES, 3))
+    status, output = searching(3, first=(rate_as_accuracy, lambda *_: signal.raise_signal(signal.SIGINT)))
     assert status == 130
     assert states(folder) == ["COMPLETE", "FAIL", "WAITING"]
     command = output.splitlines()[-1]
@@ -351,17 +333,16 @@ def start(output: Path, command: list[object], *, hang: bool = False) -> BasePro
 
 
 def test_trial_of_a_killed_process_is_run_again(
-    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None
+    searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = arguments(folder, RATES, 3)
-    process = start(folder.parent / "killed.txt", command, hang=True)
+    process = start(folder.parent / "killed.txt", arguments(folder, 3), hang=True)
     wait_for(lambda: (folder / "best.yaml").exists() and len(study_in(folder).trials) == 2)
     wait_for(lambda: study_in(folder).trials[1].intermediate_values)
     process.kill()
     process.join()
     assert states(folder) == ["COMPLETE", "RUNNING"]
     monkeypatch.setattr(search, "GRACE_SECONDS", 1)
-    status, output = program(tune, *command)
+    status, output = searching(3)
     assert status == 0
     assert output.count("waiting for the last trials") == 1
     assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
@@ -371,8 +352,7 @@ def test_trial_of_a_killed_process_is_run_again(
 
 
 def test_two_processes_share_the_trials(folder: Path) -> None:
-    command = arguments(folder, RATES, 6)
-    paths = [folder.parent / f"{name}.txt" for name in ("first", "second")]
+    command, paths = arguments(folder, 6), [folder.parent / f"{name}.txt" for name in ("first", "second")]
     processes = [start(path, command) for path in paths]
     for process in processes:
         process.join()
@@ -387,13 +367,13 @@ def test_two_processes_share_the_trials(folder: Path) -> None:
 
 
 def test_last_trial_of_another_process_is_waited_for(
-    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None
+    searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
+    assert searching(1)[0] == 0
     others = study_in(folder).ask()
     others.set_user_attr("trains", others.number)
     monkeypatch.setattr(time, "sleep", lambda _: study_in(folder).tell(others.number, 0.0))
-    status, output = program(tune, *arguments(folder, RATES, 2))
+    status, output = searching(2)
     assert status == 0
     assert "waiting for the last trials" in output
     assert states(folder) == ["COMPLETE", "COMPLETE"]
@@ -401,44 +381,41 @@ def test_last_trial_of_another_process_is_waited_for(
 
 @pytest.mark.parametrize("before", [{}, {"trains": 0}])
 def test_trial_killed_before_its_training_is_not_waited_for(
-    program: Program, folder: Path, stubbed: None, before: dict[str, int]
+    searching: Search, folder: Path, before: dict[str, int]
 ) -> None:
     """A trial that is run again has the attributes of the one that was lost."""
-    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
+    assert searching(1)[0] == 0
     study = study_in(folder)
     study.enqueue_trial({"lr": 5e-3}, user_attrs=before)
     study.ask()
-    assert program(tune, *arguments(folder, RATES, 2))[0] == 0
+    assert searching(2)[0] == 0
     assert states(folder) == ["COMPLETE", "RUNNING", "COMPLETE"]
 
 
-def test_machines_share_a_study_by_url(
-    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None
-) -> None:
+def test_machines_share_a_study_by_url(searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUDIES", str(folder.parent / "studies"))
     for machine in ("one", "other"):
         here = folder.parent / machine / "tuned"
-        here.parent.mkdir()
-        assert program(tune, *arguments(here, RATES, 2), "--storage", "sqlite:///$STUDIES.db")[0] == 0
+        assert searching(2, "--storage", "sqlite:///$STUDIES.db", "--study", here)[0] == 0
         assert "--storage 'sqlite:///$STUDIES.db'" in (here / "best.yaml").read_text()
         assert not (here / "study.db").exists()
     study = optuna.load_study(study_name="tuned", storage=f"sqlite:///{folder.parent / 'studies.db'}")
     assert len(study.trials) == 2
 
 
-def test_study_of_another_recipe_or_space_is_refused(program: Program, folder: Path, stubbed: None) -> None:
-    assert program(tune, *arguments(folder, RATES, 1))[0] == 0
-    for space, recipe, words in (
-        (RATES, {"batch_size": 30}, "batch_size 30 instead of 60"),
-        (RATES, {"seed": 1}, "seed 1 instead of 0"),
-        ({"lr": {"low": 1e-4, "high": 1e-1, "log": True}}, {}, "lr (space)"),
+def test_study_of_another_recipe_or_space_is_refused(searching: Search, program: Program, folder: Path) -> None:
+    assert searching(1)[0] == 0
+    for how, words in (
+        ({"batch_size": 30}, "batch_size 30 instead of 60"),
+        ({"seed": 1}, "seed 1 instead of 0"),
+        ({"space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}}, "lr (space)"),
     ):
-        status, output = program(tune, *arguments(folder, space, 2, **recipe))
+        status, output = searching(2, **how)
         assert status == 1
         assert words in output
     # The same search may move, and run on another device.
     moved = folder.rename(folder.parent / "moved")
-    assert program(tune, *arguments(moved, RATES, 2), "--accelerator", "auto")[0] == 0
+    assert searching(2, "--study", moved, "--accelerator", "auto")[0] == 0
     assert states(moved) == ["COMPLETE", "COMPLETE"]
 
 
@@ -454,95 +431,67 @@ def draws(seed: int, trials: int, parts: int = 1) -> list[float]:
     return [trial.params["lr"] for trial in study.trials]
 
 
-def test_sampler_draws_the_same_in_a_resumed_search() -> None:
-    whole = draws(0, 24)
-    assert draws(0, 24, parts=3) == whole
-    assert len(set(whole)) == 24
-    assert not set(whole) & set(draws(1, 24))
-
-
-def test_sampler_learns_after_ten_trials() -> None:
-    tried = draws(0, 40)  # the lower, the better
-    assert sum(tried[20:]) / 20 < 0.5 * sum(tried[:10]) / 10
+def test_sampler_draws_the_same_in_a_resumed_search_and_learns() -> None:
+    whole = draws(0, 30)
+    assert draws(0, 30, parts=3) == whole
+    assert len(set(whole)) == 30
+    assert not set(whole) & set(draws(1, 12))
+    assert sum(whole[20:]) < 0.5 * sum(whole[:10])  # the lower, the better
 
 
 # Searches that can't start
 
 
 @pytest.mark.parametrize(
-    ("space", "recipe", "options", "word"),
+    ("how", "options", "word"),
     [
-        ({"lr": {"low": 0, "high": 1}}, {}, [], "PositiveFinite"),
-        (RATES, {"learning_rate": 1}, [], "learning_rate"),
-        (RATES, {"teacher": "nowhere"}, [], "nowhere"),
-        (RATES, {"devices": 2}, [], "one process"),
-        (RATES, {"num_nodes": 2}, [], "num_nodes"),
-        (RATES, {}, ["--dataset", "fashion_mnist", "--data_dir", "empty"], "--dataset drawn"),
+        ({"space": {"lr": {"low": 0, "high": 1}}}, [], "PositiveFinite"),
+        ({"learning_rate": 1}, [], "learning_rate"),
+        ({"teacher": "nowhere"}, [], "nowhere"),
+        ({"devices": 2}, [], "one process"),
+        ({"num_nodes": 2}, [], "num_nodes"),
+        ({}, ["--dataset", "fashion_mnist", "--data_dir", "empty"], "--dataset drawn"),
+        ({}, ["--recipe", "missing.yaml"], "missing.yaml"),
     ],
 )
 def test_search_that_cannot_start_makes_no_study(
-    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, space: Any, recipe: Any, options: Any, word: str
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, how: Any, options: Any, word: str
 ) -> None:
     use_mirrors(monkeypatch, NOWHERE)
-    status, output = program(tune, *arguments(folder, space, 1, **recipe), *options)
+    status, output = program(tune, *arguments(folder, 1, **how), *options)
     assert status == 1
     assert word in output
     assert not folder.exists()
 
 
-def test_trial_under_torchrun_is_refused(program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_under_torchrun_is_refused(searching: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in torchrun_environment(0, 2, 12345).items():
         monkeypatch.setenv(name, value)
-    status, output = program(tune, *arguments(folder, RATES, 1, devices=2))
+    status, output = searching(1, devices=2)
     assert status == 1
     assert "one process" in output
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[lr]", b"1: 2", b"lr: [", b"lr: \xff"])
-def test_recipe_without_options_is_named(program: Program, folder: Path, content: bytes | None) -> None:
-    command, recipe = arguments(folder, RATES, 1), folder.parent / "recipe.yaml"
-    recipe.unlink() if content is None else recipe.write_bytes(content)
-    status, output = program(tune, *command)
-    assert status == 1
-    assert str(recipe) in output
-
-
-def test_study_that_is_a_file_is_named(program: Program, folder: Path, stubbed: None) -> None:
-    folder.touch()
-    status, output = program(tune, *arguments(folder, RATES, 1))
-    assert status == 1
-    assert str(folder) in output
-
-
-def test_missing_optuna_is_named(program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_optuna_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    status, output = program(tune, *arguments(folder, RATES, 1))
-    assert status == 1
-    assert "pip install --editable '.[tune]'" in output
+    with pytest.raises(UserError, match=r"pip install --editable '\.\[tune\]'"):
+        importlib.reload(sys.modules["fmnist_lightning.tune"])
 
 
 # The database and its password
 
 
-def test_damaged_database_is_named(program: Program, folder: Path, stubbed: None) -> None:
-    folder.mkdir()
-    (folder / "study.db").write_text("no database " * 100)
-    status, output = program(tune, *arguments(folder, RATES, 1))
-    assert status == 1
-    assert "file is not a database" in output
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the heartbeat may meet it too
-def test_database_that_breaks_later_is_named(program: Program, folder: Path, train_by: TrainBy) -> None:
+def test_database_that_breaks_is_named(searching: Search, folder: Path) -> None:
     def break_database(options: TrainOptions, reporter: Reporter) -> None:
         (folder / "study.db").write_text("no database " * 10_000)
         rate_as_accuracy(options, reporter)
 
-    train_by(rate_as_accuracy, break_database)
-    status, output = program(tune, *arguments(folder, RATES, 3))
-    assert status == 1
-    assert "cannot use the study's database" in output
-    assert "to resume later: python scripts/tune.py" in output
+    for first, word in (((rate_as_accuracy, break_database), "cannot use the study's"), ((), "is not a database")):
+        status, output = searching(3, first=first)
+        assert status == 1
+        assert word in output
+        assert "to resume later: python scripts/tune.py" in output
 
 
 @pytest.mark.parametrize(
@@ -557,10 +506,10 @@ def test_database_that_breaks_later_is_named(program: Program, folder: Path, tra
     ],
 )
 def test_database_that_cannot_be_used_is_named_without_password(
-    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, stubbed: None, url: str, word: str
+    searching: Search, monkeypatch: pytest.MonkeyPatch, url: str, word: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyodbc", None)
-    status, output = program(tune, *arguments(folder, RATES, 1), "--storage", url)
+    status, output = searching(1, "--storage", url)
     assert status == 1
     assert word in output
     assert "secret" not in output
@@ -578,11 +527,14 @@ def test_driver_message_is_shown_without_password() -> None:
     ("url", "shown"),
     [
         ("postgresql://me:secret@host:5432/studies", "postgresql://me:***@host:5432/studies"),
-        ("postgresql://me:se%40c?ret@host/studies", "postgresql://me:***@host/studies"),
+        ("postgresql://me:se%40c?re/t:@host/studies", "postgresql://me:***@host/studies"),
+        ("postgresql://:secret@host", "postgresql://:***@host"),
         ("mysql://me@host/studies?password=secret", "mysql://me@host/studies?***"),
+        ("mysql://host/studies?a=b:c@secret", "mysql://host/studies?***"),
         ("postgresql://me:$PASSWORD@host/studies", "postgresql://me:$PASSWORD@host/studies"),
         ("postgresql://me:${PASSWORD}@host/studies?a=secret", "postgresql://me:${PASSWORD}@host/studies?***"),
         ("postgresql://me:${PASSWORD}secret@host/studies", "postgresql://me:***@host/studies"),
+        ("postgresql://m@e:$secret:@host/studies", "postgresql://m@e:***@host/studies"),
         ("sqlite:////folder/a@b:c.db", "sqlite:////folder/a@b:c.db"),
         ("$STORAGE", "$STORAGE"),
     ],
@@ -592,12 +544,11 @@ def test_without_secrets_hides_passwords(url: str, shown: str) -> None:
 
 
 def test_database_url_takes_names_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGPASS", "p@ss/$et?100%")
-    url = database_url(TuneOptions(storage="sqlite://me:${PGPASS}@host/$PGBASE"[:27]))
+    for name, value in {"PGPASS": "p@ss/$et?100%", "STORAGE": "sqlite:////folder/study.db"}.items():
+        monkeypatch.setenv(name, value)
+    url = database_url(TuneOptions(storage="sqlite://me:${PGPASS}@host"))
     assert (url.username, url.password, url.host) == ("me", "p@ss/$et?100%", "host")
-    monkeypatch.setenv("STORAGE", "sqlite:////folder/study.db")
     assert database_url(TuneOptions(storage="$STORAGE")).database == "/folder/study.db"
-    monkeypatch.delenv("PGHOST", raising=False)
-    with pytest.raises(UserError, match="PGHOST") as refusal:
-        database_url(TuneOptions(storage="sqlite://me:$PGPASS@$PGHOST/studies"))
+    with pytest.raises(UserError, match="LACKING") as refusal:
+        database_url(TuneOptions(storage="sqlite://me:$PGPASS@$LACKING/studies"))
     assert "p@ss" not in str(refusal.value)
