@@ -6,15 +6,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from fmnist_lightning.report.analysis import (
-    CALIBRATION_BINS,
-    calibration,
-    calibration_error,
-    confusion_matrix,
-    most_confused,
-    per_class,
-    worst_mistakes,
-)
+from fmnist_lightning.report import analysis
 
 
 def predictions(count: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -28,20 +20,22 @@ def predictions(count: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
 
 
 def torchmetrics_error(probs: np.ndarray, labels: np.ndarray) -> float:
-    error = multiclass_calibration_error(torch.tensor(probs), torch.tensor(labels), 10, n_bins=CALIBRATION_BINS)
+    error = multiclass_calibration_error(
+        torch.tensor(probs), torch.tensor(labels), 10, n_bins=analysis.CALIBRATION_BINS
+    )
     return error.item()
 
 
 def test_per_class_equals_scikit_learn() -> None:
     probs, labels = predictions(500)
     predicted = probs.argmax(axis=1)
-    assert (confusion_matrix(probs, labels) == sk.confusion_matrix(labels, predicted)).all()
+    assert (analysis.confusion_matrix(probs, labels) == sk.confusion_matrix(labels, predicted)).all()
     truth = np.eye(10)[labels]
     precision, recall, f1, images = sk.precision_recall_fscore_support(labels, predicted, labels=range(10))
     reference = {"precision": precision, "recall": recall, "f1": f1, "images": images}
     reference["auroc"] = sk.roc_auc_score(truth, probs, average=None)
     reference["average_precision"] = sk.average_precision_score(truth, probs, average=None)
-    values = per_class(probs, labels)
+    values = analysis.per_class(probs, labels)
     assert values.keys() == reference.keys()
     for name, expected in reference.items():
         np.testing.assert_allclose(values[name], expected, atol=1e-6)
@@ -50,22 +44,22 @@ def test_per_class_equals_scikit_learn() -> None:
 def test_most_confused_counts_mistakes_both_ways() -> None:
     counts = np.diag([100] * 10)
     counts[0, 6], counts[6, 0], counts[4, 2], counts[7, 9] = 3, 4, 6, 5
-    assert most_confused(counts)[:3] == [(0, 6), (2, 4), (7, 9)]
+    assert analysis.most_confused(counts)[:3] == [(0, 6), (2, 4), (7, 9)]
 
 
 def test_worst_mistakes_have_the_highest_loss() -> None:
     probs, labels = predictions(300)
     loss = -np.log(probs[np.arange(300), labels])
     naive = sorted((i for i in range(300) if probs[i].argmax() != labels[i]), key=lambda i: -loss[i])
-    assert worst_mistakes(probs, labels, 20).tolist() == naive[:20]
-    assert len(worst_mistakes(probs, labels, 1000)) == len(naive) < 300
+    assert analysis.worst_mistakes(probs, labels, 20).tolist() == naive[:20]
+    assert len(analysis.worst_mistakes(probs, labels, 1000)) == len(naive) < 300
 
 
 def test_calibration_error_equals_torchmetrics() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 1000)
     probs = rng.dirichlet([0.2] * 10, 1000).astype(np.float32).clip(0, 1 - 1e-6)
-    assert calibration_error(probs, labels) == pytest.approx(torchmetrics_error(probs, labels), abs=1e-6)
+    assert analysis.calibration_error(probs, labels) == pytest.approx(torchmetrics_error(probs, labels), abs=1e-6)
 
 
 def test_calibration_puts_one_into_the_last_bin() -> None:
@@ -73,6 +67,6 @@ def test_calibration_puts_one_into_the_last_bin() -> None:
     probs, labels = np.zeros((2, 10), np.float32), np.array([0, 1])
     probs[0, :2] = 0.95, 0.05
     probs[1, 2] = 1
-    assert calibration(probs, labels)[0][-1] == 2
-    assert calibration_error(probs, labels) == pytest.approx(0.475, abs=1e-6)
+    assert analysis.calibration(probs, labels)[0][-1] == 2
+    assert analysis.calibration_error(probs, labels) == pytest.approx(0.475, abs=1e-6)
     assert torchmetrics_error(probs, labels) == pytest.approx((0.05 + 1) / 2, abs=1e-6)  # two bins

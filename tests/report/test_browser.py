@@ -3,7 +3,7 @@
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,15 @@ def fetch(address: str, path: str, body: object = None) -> Any:
         return json.load(answer)
 
 
-OpenPage = Callable[..., tuple[Page, list[str]]]
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> OpenPage:
-    """Open an address. Gives the page, and a list that grows with each error that the page reports."""
-
-    def load(address: str, **options: object) -> tuple[Page, list[str]]:
-        page = browser.new_page(**options)
-        errors: list[str] = []
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("requestfailed", lambda request: errors.append(f"not loaded: {request.url}"))
-        page.goto(address)
-        return page, errors
-
-    return load
+def open_page(browser: Browser, address: str, **options: object) -> tuple[Page, list[str]]:
+    """An open page, and a list that grows with each error that it reports."""
+    page = browser.new_page(**options)
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(f"not loaded: {request.url}"))
+    page.goto(address)
+    return page, errors
 
 
 def width_beyond(page: Page) -> int:
@@ -82,23 +74,20 @@ def brightness(page: Page, selector: str, what: str) -> int:
     return int(color.removeprefix("rgb(").partition(",")[0])
 
 
-def test_open_page_reports_faults(open_page: OpenPage, tmp_path: Path) -> None:
+def test_open_page_reports_faults(browser: Browser, tmp_path: Path) -> None:
     """The control of the tests below: they would see errors, missing images and a page that is too wide."""
     faults = '<img src="missing.png"><script>throw Error("fault")</script><table width="900"><td>.'
     (tmp_path / "page.html").write_text(f'<meta name="viewport" content="width=device-width">{faults}')
-    page, errors = open_page((tmp_path / "page.html").as_uri(), viewport=PHONE)
+    page, errors = open_page(browser, (tmp_path / "page.html").as_uri(), viewport=PHONE)
     assert "fault" in errors
     assert any("missing.png" in error for error in errors)
     assert page.locator("img").evaluate_all(MISSING_IMAGES) == 1
     assert width_beyond(page) > 0
 
 
-@pytest.mark.parametrize(("scheme", "window"), [("light", None), ("dark", PHONE)])
-def test_report_is_complete_and_readable_offline(
-    open_page: OpenPage, plotted_once: Path, scheme: str, window: dict[str, int] | None
-) -> None:
-    options = {"viewport": window} if window else {}
-    page, errors = open_page((plotted_once / REPORT).as_uri(), offline=True, color_scheme=scheme, **options)
+@pytest.mark.parametrize("options", [{"color_scheme": "light"}, {"color_scheme": "dark", "viewport": PHONE}])
+def test_report_is_complete_and_readable_offline(browser: Browser, plotted_once: Path, options: dict[str, Any]) -> None:
+    page, errors = open_page(browser, (plotted_once / REPORT).as_uri(), offline=True, **options)
     expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_count(8)
     expect(page.get_by_role("img", name="Confusion matrix")).to_be_visible()
     expect(page.get_by_role("table", name="Metrics of each class")).to_be_visible()
@@ -107,13 +96,13 @@ def test_report_is_complete_and_readable_offline(
     assert all(box and box["width"] > 200 for box in (image.bounding_box() for image in images.all()))
     assert width_beyond(page) <= 0
     ground = brightness(page, "body", "backgroundColor")
-    assert (ground < 64) == (scheme == "dark")
+    assert (ground < 64) == (options["color_scheme"] == "dark")
     assert abs(brightness(page, "td", "color") - ground) > 128
     assert errors == []
 
 
-def test_tensorboard_shows_charts_plots_and_tables(open_page: OpenPage, server: str) -> None:
-    page, errors = open_page(f"{server}#custom_scalars")
+def test_tensorboard_shows_charts_plots_and_tables(browser: Browser, server: str) -> None:
+    page, errors = open_page(browser, f"{server}#custom_scalars")
     for chart in ("accuracy", "loss"):
         expect(page.get_by_text(chart, exact=True).first).to_be_visible(timeout=WAIT)
     page.goto(f"{server}#images")
