@@ -9,14 +9,12 @@ import torch
 from conftest import Program, metrics_of, shared_run, small_run
 from scipy.stats import entropy
 
-from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors, weights_digest
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import read_config
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training.distillation import Teacher, prepare_teacher, validation_notice
-from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.train import train
 from tools.torture import result
 
@@ -87,40 +85,6 @@ def test_run_does_not_resume_with_another_teacher(
         status, output = program(train, "--resume", run, "--max_epochs", 3, *other)
         assert status == 1, (run, other)
         assert f"cannot resume {run} with the teacher" in output
-
-
-def test_blended_images_and_labels_count_by_their_shares(
-    program: Program, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the loss of labels and for the teacher; the accuracy counts the label with the larger share."""
-    steps, losses = [], []
-
-    def step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = training_step(self, batch, batch_idx)
-        stored = self.trainer.datamodule.splits["train"].labels[batch.indices]
-        steps.append((batch, stored, self.train_metrics.labels[-1:]))
-        return loss
-
-    def note(self: Teacher, logits: torch.Tensor, images: torch.Tensor, labels_loss: torch.Tensor) -> torch.Tensor:
-        losses.append((logits.detach(), images, labels_loss.item()))
-        return teachers_loss(self, logits, images, labels_loss)
-
-    training_step, teachers_loss = Classifier.training_step, Teacher.loss
-    monkeypatch.setattr(Classifier, "training_step", step)
-    monkeypatch.setattr(Teacher, "loss", note)
-    options = ["--mixup", 0.5, "--label_smoothing", 0.1, "--precision", "32-true", "--max_epochs", 1, "--test", "false"]
-    small_run(program, tmp_path, "--teacher", trained, *options)
-    for (batch, stored, counted), (logits, images, labels_loss) in zip(steps, losses, strict=True):
-        assert torch.equal(images, batch.images)
-        assert torch.equal(batch.labels, batch.targets.argmax(dim=1))
-        assert all(torch.equal(labels, batch.labels) for labels in counted)  # none after an epoch's last step
-        own = batch.targets[torch.arange(len(stored)), stored]  # the share of the image's own label
-        assert torch.equal(batch.labels[own > 0.5], stored[own > 0.5])
-        assert torch.equal(batch.labels[own < 0.5], stored.roll(1, 0)[own < 0.5])
-        smooth = 0.9 * batch.targets + 0.1 / 10
-        by_shares = -(smooth * logits.log_softmax(dim=1)).sum(dim=1).mean()
-        assert labels_loss == pytest.approx(by_shares.item(), rel=1e-5)
-    assert {torch.equal(batch.labels, stored) for batch, stored, _ in steps} == {True, False}
 
 
 @pytest.mark.parametrize("teacher", ["packaged", "gone.safetensors"])

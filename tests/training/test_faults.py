@@ -10,9 +10,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,32 +38,21 @@ STEPS = 11  # of an epoch of 540 images in batches of 50
 OTHER_FILE_SYSTEM = Path("/dev/shm")  # noqa: S108
 
 
-@pytest.mark.parametrize(
-    ("module", "command", "words", "file", "hint"),
-    [
-        (resume, train, ["--max_epochs", 2, "--resume"], "checkpoints", "train.py --resume"),
-        (callbacks, evaluate, ["--run"], PREDICTIONS, "test.py --run"),
-    ],
-)
-def test_failed_write_names_file_and_command(
-    program: Program,
-    trained: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: ModuleType,
-    command: Callable[..., None],
-    words: list[object],
-    file: str,
-    hint: str,
-) -> None:
+def test_failed_write_names_file_and_command(program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     last = trained / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    monkeypatch.setattr(module, "atomic_write", refused)
-    status, output = program(command, *words, trained)
-    assert (status, f"cannot write {trained / file}" in output) == (1, True), output
-    assert f"python scripts/{hint} {trained}" in output
+    for module in (resume, callbacks):
+        monkeypatch.setattr(module, "atomic_write", refused)
+    for command, words, file, hint in (
+        (train, ["--max_epochs", 2, "--resume"], "checkpoints", "train.py --resume"),
+        (evaluate, ["--run"], PREDICTIONS, "test.py --run"),
+    ):
+        status, output = program(command, *words, trained)
+        assert (status, f"cannot write {trained / file}" in output) == (1, True), output
+        assert f"python scripts/{hint} {trained}" in output
     assert last.read_bytes() == before
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from fmnist_lightning.runs.files import STAGED
 from fmnist_lightning.runs.folders import find_resumed, numbered_runs
 from fmnist_lightning.runs.options import read_options
 from fmnist_lightning.training import callbacks
-from fmnist_lightning.training.evaluate import evaluate
+from fmnist_lightning.training.callbacks import Provenance
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.resume import RandomState, check_checkpoint, open_run
 from fmnist_lightning.training.train import train
@@ -91,15 +92,25 @@ def test_resumed_run_ends_like_an_undisturbed_one(
     assert list(numbered_runs(tmp_path)) == [0]
 
 
-def test_random_state_is_needed_for_that(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
+@pytest.mark.parametrize(
+    ("owner", "hook", "part"),
+    [(RandomState, "on_train_start", "tensors"), (Classifier, "on_load_checkpoint", "curves")],
+)
+def test_random_state_and_first_outputs_are_needed_for_that(
+    program: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, Any],
+    owner: type,
+    hook: str,
+    part: str,
 ) -> None:
-    """The negative control."""
+    """Negative controls."""
     interrupted(program, "training", 4, *SMALL, *MUCH, "--log_dir", tmp_path)
-    monkeypatch.setattr(RandomState, "on_train_start", lambda *_: None)
+    monkeypatch.setattr(owner, hook, lambda *_: None)
     status, output = program(train, "--resume", tmp_path / "version_0")
     assert status == 0, output
-    assert result(tmp_path / "version_0")["tensors"] != undisturbed["tensors"]
+    assert result(tmp_path / "version_0")[part] != undisturbed[part]
 
 
 def kill_at(steps: int, threads: int) -> None:
@@ -156,17 +167,20 @@ def test_longer_run_resumes_from_best_without_last(program: Program, trained: Pa
 
 
 def test_moved_run_keeps_its_best_checkpoint(program: Program, trained: Path, tmp_path: Path) -> None:
-    moved = trained.rename(tmp_path / "moved")
-    best = (moved / "checkpoints" / "best.ckpt").read_bytes()
+    """Even if fsspec takes its name for a file in an archive. Lightning then saved a path that we refuse to read."""
+    moved = trained.rename(tmp_path / "a::b")
+    last, best = (moved / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    before = best.read_bytes()
     # As if the best epoch had been perfect, so that no later one is better.
-    state = read_checkpoint(moved / "checkpoints" / "last.ckpt")
+    state = read_checkpoint(last)
     [kept] = [kept for kept in state["callbacks"].values() if kept.get("monitor") == "val/accuracy"]
     perfect = torch.tensor(1.0)
     kept |= {"best_model_score": perfect, "best_k_models": dict.fromkeys(kept["best_k_models"], perfect)}
-    torch.save(state, moved / "checkpoints" / "last.ckpt")
+    torch.save(state, last)
     status, output = program(train, "--resume", moved, "--max_epochs", 2, "--test", "false")
     assert status == 0, output
-    assert (moved / "checkpoints" / "best.ckpt").read_bytes() == best
+    assert best.read_bytes() == before
+    assert read_checkpoint(last)["epoch"] == 1
 
 
 def test_early_stopped_run_stays_stopped_unless_patience_grows(program: Program, tmp_path: Path) -> None:
@@ -178,26 +192,16 @@ def test_early_stopped_run_stays_stopped_unless_patience_grows(program: Program,
         assert metrics_of(run)["epochs"] == epochs
 
 
-def test_resumed_run_records_where_its_first_part_was_trained(
-    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(callbacks, "environment", lambda _: {"device": "this machine"})
-    last = trained / "checkpoints" / "last.ckpt"
-    for device, recorded in (("this machine", []), ("another one", [{"device": "another one", "processes": 1}])):
-        content = read_checkpoint(last)
-        torch.save({**content, "environment": {"device": device, "processes": 1}}, last)
-        epochs = content["epoch"] + 2
-        status, output = program(train, "--resume", trained, "--max_epochs", epochs, "--test", "false")
-        assert status == 0, output
-        assert training_record(read_checkpoint(last), last).earlier_environments == recorded
-
-
-def test_folder_name_may_mean_something_to_fsspec(program: Program, trained: Path, tmp_path: Path) -> None:
-    """It takes `a::b` for a file in an archive. Lightning then saved a path that a safe reader refuses."""
-    run = trained.rename(tmp_path / "a::b")
-    for epochs in (2, 3):
-        status, output = program(train, "--resume", run, "--max_epochs", epochs, "--test", "false")
-        assert status == 0, output
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_provenance_records_where_earlier_parts_were_trained(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "environment", lambda _: {"device": "here"})
+    here, other = ({"device": device, "processes": 1} for device in ("here", "elsewhere"))
+    trainer: Any = SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=None))
+    callback, saved, module = Provenance(), {}, Classifier()
+    callback.on_load_checkpoint(trainer, module, {"environment": other if elsewhere else here})
+    callback.on_train_start(trainer, module)
+    callback.on_save_checkpoint(trainer, module, saved)
+    assert saved == {"environment": here, "earlier_environments": [other] if elsewhere else []}
 
 
 def test_checkpoint_in_the_working_folder_is_found(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,13 +247,6 @@ def test_unfit_checkpoint_is_refused(trained: Path, changes: dict[str, Any], wor
     torch.save({**read_checkpoint(last), **changes}, last)
     with pytest.raises(UserError, match=words):
         check_checkpoint(trained, last, Classifier(), 1)
-
-
-def test_older_checkpoint_can_be_tested(program: Program, trained: Path) -> None:
-    best = trained / "checkpoints" / "best.ckpt"
-    torch.save({**read_checkpoint(best), "format": FORMAT - 1}, best)
-    status, output = program(evaluate, "--run", trained)
-    assert status == 0, output
 
 
 def test_damaged_checkpoint_names_the_newest_readable_one(program: Program, trained: Path) -> None:

@@ -14,7 +14,7 @@ from test_metrics import by_scikit_learn
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.drawn import load_drawn
-from fmnist_lightning.data.fashion_mnist import Split, load_split
+from fmnist_lightning.data.fashion_mnist import Split
 from fmnist_lightning.metrics import METRIC_NAMES, EpochMetrics
 from fmnist_lightning.report.results import read_curves
 from fmnist_lightning.runs.checkpoints import read_checkpoint
@@ -44,13 +44,6 @@ def accuracy_of(state: dict[str, torch.Tensor], split: Split) -> float:
     return accuracy_score(split.labels, module.eval()(split.images).argmax(dim=1))
 
 
-def scikit_learns_values(run: Path) -> dict[str, float]:
-    """Of the predictions in the run folder."""
-    predictions = np.load(run / "predictions.npz")
-    probs = predictions["probs"].astype(np.float64)
-    return by_scikit_learn(probs / probs.sum(axis=1, keepdims=True), predictions["labels"])
-
-
 def test_run_folder_holds_what_the_design_names(plotted_once: Path) -> None:
     names = {path.name for path in plotted_once.rglob("*")}
     assert {name for name in names if "tfevents" not in name} == {
@@ -72,7 +65,8 @@ def test_predictions_are_in_file_order_and_give_the_metrics(plotted_once: Path) 
     assert (predictions["probs"].shape, predictions["probs"].dtype) == ((200, 10), np.float32)
     assert predictions["labels"].dtype == np.int64
     assert np.array_equal(predictions["labels"], load_drawn(train=False).labels.numpy())
-    reference = scikit_learns_values(plotted_once)
+    probs = predictions["probs"].astype(np.float64)
+    reference = by_scikit_learn(probs / probs.sum(axis=1, keepdims=True), predictions["labels"])
     assert {name: metrics[name] for name in reference} == pytest.approx(reference, abs=1e-6)
 
 
@@ -113,20 +107,6 @@ def test_test_loop_counts_each_image_once_at_any_batch_size(
         after = metrics_of(copy)
         names = ("n", *METRIC_NAMES)
         assert [after[name] for name in names] == pytest.approx([before[name] for name in names], abs=1e-6)
-
-
-@pytest.mark.real_data
-def test_metrics_on_real_data_are_scikit_learns(program: Program, trained: Path, real_data_dir: Path) -> None:
-    """Of a model that was trained on the drawn set, which is quick."""
-    config = trained / "config.yaml"
-    config.write_text(config.read_text().replace("dataset: drawn", "dataset: fashion_mnist"))
-    status, output = program(evaluate, "--run", trained, "--data_dir", real_data_dir, "--batch_size", 777)
-    assert status == 0, output
-    labels, metrics = np.load(trained / "predictions.npz")["labels"], metrics_of(trained)
-    assert metrics["n"] == 10000
-    assert np.array_equal(labels, load_split(real_data_dir, train=False).labels.numpy())
-    reference = scikit_learns_values(trained)
-    assert {name: metrics[name] for name in reference} == pytest.approx(reference, abs=1e-6)
 
 
 def test_test_set_is_not_read_without_the_test(
