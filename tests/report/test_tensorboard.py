@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.report import tensorboard
@@ -55,6 +56,18 @@ def test_events_hold_scalars_graph_and_tables(plotted_once: Path) -> None:
     assert table.count("\n") == 11
     [environment] = found.Tensors("environment/text_summary")
     assert "| versions torch " in environment.tensor_proto.string_val[0].decode()
+
+
+def test_hparams_page_shows_options_and_metrics(plotted_once: Path) -> None:
+    written = events(plotted_once).PluginTagToContent("hparams")
+    # A status that is written at the start would be a guess.
+    assert set(written) == {"_hparams_/experiment", "_hparams_/session_start_info"}
+    experiment = HParamsPluginData.FromString(written["_hparams_/experiment"]).experiment
+    names = {info.name.tag for info in experiment.metric_infos}
+    assert names == {f"{stage}/{name}" for stage in ("val", "test") for name in METRIC_NAMES}
+    options = HParamsPluginData.FromString(written["_hparams_/session_start_info"]).session_start_info.hparams
+    assert {"batch_size", "max_epochs", "model", "seed", "dataset"} < set(options)
+    assert options["lr"].number_value == 0.003
 
 
 @pytest.mark.usefixtures("small_drawn", "drawing")
