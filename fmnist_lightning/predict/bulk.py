@@ -26,8 +26,11 @@ def predict_into(options: PredictOptions, folder: Path) -> None:
     Raises UserError if the options don't fit or another process is in the way. The process that started all others
     also raises it if a picture can't be read.
     """
+    if options.format not in PART_FORMATS or STDIN in options.images or options.save_inputs:
+        raise UserError("--output needs --format json or csv, the names of files, and no --save_inputs")
     environment = cluster_environment()
-    check(options, environment)
+    if options.shard and (environment or options.devices > 1):
+        raise UserError(f"cannot use --shard {options.shard}: --devices, torchrun or srun set the shard (leave it out)")
     if environment is None and options.devices > 1:
         launch_until_done(options.devices)
         report(folder)
@@ -40,18 +43,6 @@ def predict_into(options: PredictOptions, folder: Path) -> None:
         write_shard(options, folder, shard, environment)
     if environment is None:  # else the launching process or scripts/join.py reports: a fault must not end the others
         report(folder, shard)
-
-
-def check(options: PredictOptions, environment: ClusterEnvironment | None) -> None:
-    """Raise UserError if options don't go with `--output`."""
-    if options.format not in PART_FORMATS:
-        raise UserError(f"--output needs --format json or csv, not {options.format}")
-    if STDIN in options.images:
-        raise UserError("cannot use standard input with --output: processes can't share or reread it (name files)")
-    if options.save_inputs:
-        raise UserError("cannot use --save_inputs with --output: only one process can number the pictures")
-    if options.shard and (environment or options.devices > 1):
-        raise UserError(f"cannot use --shard {options.shard}: --devices, torchrun or srun set the shard (leave it out)")
 
 
 def launch_until_done(processes: int) -> None:
@@ -70,7 +61,10 @@ def write_shard(
     options: PredictOptions, folder: Path, shard: Shard, environment: ClusterEnvironment | None = None
 ) -> None:
     """Write the rows of a shard that its part does not have yet."""
-    classify = prepare_classifier(options, device_name(options.accelerator, environment))
+    device, gpus = str(options.accelerator), torch.cuda.device_count()
+    if environment and gpus > 1 and device in ("auto", "gpu", "cuda"):
+        device = f"cuda:{environment.local_rank() % gpus}"  # each rank has its own
+    classify = prepare_classifier(options, device)
     folder.mkdir(parents=True, exist_ok=True)  # first, so that a pattern that matches its parent always does
     names = expand_all(options.images, options.output)
     files = shards.listing(names)
@@ -92,14 +86,6 @@ def write_shard(
             raise UserError(f"the files have changed since {folder} was started (start anew in another folder)")
         partial.replace(part)
         fsync_folder(folder)
-
-
-def device_name(accelerator: str, environment: ClusterEnvironment | None) -> str:
-    """The accelerator; this process's own GPU if there are several."""
-    gpus = torch.cuda.device_count()
-    if environment is None or gpus < 2 or accelerator not in ("auto", "gpu", "cuda"):
-        return accelerator
-    return f"cuda:{environment.local_rank() % gpus}"
 
 
 def report(folder: Path, shard: Shard | None = None) -> None:

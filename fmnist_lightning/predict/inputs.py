@@ -55,7 +55,7 @@ def expand_all(names: Sequence[str], output: str | None = None) -> list[str | Fa
     """
     found: list[str | Fault] = []
     for name in names:
-        if name != STDIN and is_folder(name):
+        if name != STDIN and os.path.isdir(name):  # noqa: PTH112 (pathlib's raises if the name is too long)
             found += pictures_in(name)
         elif os.path.lexists(name) or not glob.has_magic(name):
             found.append(name)
@@ -72,7 +72,7 @@ def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
         found = [name for name in found if not real(name).is_relative_to(written)]
     files = sorted(name for name in found if not is_stream(name))
     for name in files:
-        if not is_folder(name):
+        if not os.path.isdir(name):  # noqa: PTH112 (as above)
             yield name
         elif "**" not in pattern:  # `**` has matched the content of the folder, too
             yield from pictures_in(name)
@@ -83,12 +83,14 @@ def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
 def pictures_in(folder: str) -> Iterator[str | Fault]:
     """The visible pictures and IDX images in a folder and its subfolders, sorted."""
     unreadable: list[OSError] = []
-    found = 0
+    found = False
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if is_picture_name(name) and not is_stream(path := str(Path(parent, name))):
-                found += 1
+            path, idx = str(Path(parent, name)), IDX_NAME.search(name)
+            is_picture = "idx3" in idx[0] if idx else Path(name).suffix.lower() in SUFFIXES
+            if is_picture and not name.startswith(".") and not is_stream(path):
+                found = True
                 yield path
     yield from (Fault(str(error.filename), explain(error)) for error in unreadable)
     if not found and not unreadable:
@@ -100,10 +102,6 @@ def real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def is_folder(name: str) -> bool:
-    return os.path.isdir(name)  # noqa: PTH112 (pathlib's raises if the name is too long, or its folder is closed)
-
-
 def is_stream(name: str) -> bool:
     """Whether this may block until somebody writes: standard input, a pipe, or a device."""
     path = Path(name)
@@ -111,11 +109,6 @@ def is_stream(name: str) -> bool:
         return name == STDIN or path.is_fifo() or path.is_char_device()
     except OSError:  # reported when the file is opened
         return False
-
-
-def is_picture_name(name: str) -> bool:
-    idx = IDX_NAME.search(name)
-    return not name.startswith(".") and ("idx3" in idx[0] if idx else Path(name).suffix.lower() in SUFFIXES)
 
 
 def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int = WORKERS) -> Iterator[Result]:

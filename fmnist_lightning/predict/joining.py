@@ -1,7 +1,6 @@
 """Join the parts that the processes of a prediction wrote into one file."""
 
 import shutil
-import sys
 from pathlib import Path
 
 from fmnist_lightning.errors import UserError
@@ -21,11 +20,10 @@ def join(options: JoinOptions) -> None:
     if file.resolve() in {path.resolve() for path in (folder / PLAN, *parts)}:
         raise UserError(f"cannot write --file {file}: it is one of the files that are joined (name another)")
     header = next(raw_records(parts[0], kind), b"") if kind == "csv" else b""
-    rows = faults = 0
+    rows = 0
     for number, part in enumerate(parts, 1):
         start, end = Shard(number, len(parts)).of(plan["files"])
-        counts = checked(part, kind, header, end - start)
-        rows, faults = rows + counts[0], faults + counts[1]
+        rows += checked(part, kind, header, end - start)
     with atomic_write(file) as target:
         target.write(header)
         for part in parts:
@@ -33,18 +31,16 @@ def join(options: JoinOptions) -> None:
                 source.seek(len(header))
                 shutil.copyfileobj(source, target)
     print(f"{file}: {rows:,} rows of {plan['files']:,} files")
-    if faults:
-        print(f"{faults:,} of the files could not be read; their rows say why", file=sys.stderr)
 
 
-def checked(part: Path, kind: str, header: bytes, files: int) -> tuple[int, int]:
-    """Print faults, count rows and faults. Raises UserError if a part is damaged or too short."""
+def checked(part: Path, kind: str, header: bytes, files: int) -> int:
+    """Print faults, count rows. Raises UserError if a part is damaged or too short."""
     with part.open("rb") as file:
         if kind == "csv" and (not header or file.read(len(header)) != header):
             raise UserError(f"cannot join {part}: it does not begin with the header of all parts ({RESTART})")
     if sum(map(len, raw_records(part, kind))) < part.stat().st_size:
         raise UserError(f"cannot join {part}: it ends within a row ({RESTART})")
-    rows, faults = name_faults([part], kind)
+    rows, _ = name_faults([part], kind)
     if rows < files:
         raise UserError(f"cannot join {part}: it has {rows:,} rows for {files:,} files ({RESTART})")
-    return rows, faults
+    return rows

@@ -110,10 +110,7 @@ def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Raise PictureError for a decompression bomb, before it is decoded, or no pixels.
-
-    Up to twice the limit Pillow itself only warns, once per process.
-    """
+    """Raise PictureError for no pixels or too many; Pillow warns up to twice the limit."""
     width, height = image.size
     if not 0 < width * height <= MAX_PIXELS:
         raise PictureError(f"has {width:,} x {height:,} pixels, not 1 to {MAX_PIXELS:,} in all")

@@ -33,9 +33,8 @@ def prepare_classifier(options: PredictOptions, device: str) -> PictureClassifie
         options.weights, device=device, batch_size=options.batch_size, tta=options.tta, log_dir=options.log_dir
     )
     if is_rank_zero():
-        training = classify.card.get("training")
-        if options.tta and isinstance(training, dict):
-            warn_if_trained_without_flip(training.get("flip", True))
+        if options.tta:
+            warn_if_trained_without_flip((classify.card.get("training") or {}).get("flip", True))
         if classify.card["dataset"] == "drawn":
             print("WARNING: the model was trained on drawn images, not on photographs", file=sys.stderr)
     return classify

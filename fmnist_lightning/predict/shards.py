@@ -23,8 +23,7 @@ from fmnist_lightning.predict.rows import PART_FORMATS, fault_message
 from fmnist_lightning.runs.files import write_text
 
 PLAN = "plan.json"
-# What finding and joining the parts needs of a plan.
-NEEDED = {"files": int, "format": str, "list": str, "shards": int}
+NEEDED = {"files": int, "format": str, "list": str, "shards": int}  # to find and join the parts
 PARTIAL = ".partial"
 RESTART = "delete it, and repeat the command that wrote it"
 

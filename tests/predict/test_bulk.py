@@ -17,11 +17,11 @@ from PIL import Image
 from several import ROOT, started, torchrun_environment, wait_for
 
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.predict import bulk, inputs, shards
+from fmnist_lightning.predict import bulk, shards
 from fmnist_lightning.predict.classifier import PictureClassifier
 from fmnist_lightning.predict.joining import join
 from fmnist_lightning.predict.predict import predict
-from fmnist_lightning.predict.shards import PLAN, Shard, parse_shard
+from fmnist_lightning.predict.shards import PLAN, Shard
 from fmnist_lightning.runs.files import locked
 from fmnist_lightning.runs.options import PredictOptions
 
@@ -51,15 +51,16 @@ def idx_file(*images: int) -> bytes:
     return header + b"".join(bytes([image]) * 28 * 28 for image in images)
 
 
-def options(pictures: Path, folder: Path, kind: str = "json", *more: object) -> list[object]:
+def options(pictures: Path | str, folder: Path, kind: str = "json", *more: object) -> list[object]:
     return [pictures, "--output", folder, "--format", kind, "--batch_size", 2, "--accelerator", "cpu", *more]
 
 
-def rows(path: Path, kind: str) -> list[dict[str, str]]:
-    if kind == "json":
-        return [json.loads(line) for line in path.read_text().splitlines()]
+def names_in(path: Path) -> list[str]:
+    """The names in the rows of a file."""
+    if path.suffix == ".json":
+        return [json.loads(line)["file"] for line in path.read_text().splitlines()]
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row["file"] for row in csv.DictReader(file)]
 
 
 def same_rows(first: bytes, second: bytes) -> bool:
@@ -91,15 +92,6 @@ def unfinished(part: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_part_has_a_row_for_each_image_and_fault(pictures: Path, whole: Callable[[str], Path], kind: str) -> None:
-    found = rows(whole(kind), kind)
-    assert len(found) == 7 + 5
-    assert [row["file"] for row in found if row.get("error")] == [str(pictures / "broken.png")]
-    in_idx = [row["file"] for row in found if "idx" in row["file"]]
-    assert in_idx == [f"{pictures / IDX}[{index}]" for index in range(5)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("total", [2, 9])
 def test_joined_shards_equal_one_process(
     program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], Path], total: int, kind: str
@@ -107,11 +99,15 @@ def test_joined_shards_equal_one_process(
     """Also if there are more shards than files."""
     for number in range(1, total + 1):
         program(predict, *options(pictures, tmp_path / "parts", kind, "--shard", f"{number}/{total}"))
-    status, output = program(join, "--folder", tmp_path / "parts", "--file", tmp_path / "joined")
+    joined = tmp_path / f"joined.{kind}"
+    status, output = program(join, "--folder", tmp_path / "parts", "--file", joined)
     assert status == 0, output
-    assert same_rows((tmp_path / "joined").read_bytes(), whole(kind).read_bytes())
+    assert same_rows(joined.read_bytes(), whole(kind).read_bytes())
     assert "12 rows of 8 files" in output
     assert "broken.png: " in output
+    names = names_in(joined)
+    assert len(names) == 7 + 5
+    assert [name for name in names if IDX in name] == [f"{pictures / IDX}[{index}]" for index in range(5)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,63 +143,30 @@ def test_idx_file_changed_after_a_kill_loses_no_row(
     program: Program, pictures: Path, tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     """Its fault and the pictures after it were once taken for images that were done."""
-    names = [pictures / "a.png", pictures / IDX, pictures / "b,c.png"]
-    command = [predict, *names, *options(pictures / 'quo"te.png', tmp_path / "parts")]
+    first, changed, last = pictures / "a.png", pictures / IDX, pictures / "b,c.png"
+    command = [predict, first, changed, *options(last, tmp_path / "parts")]
     assert program(*command)[0] == 0
     part = tmp_path / "parts" / Shard(1, 1).part("json")
-    before = rows(part, "json")
-    lines = part.read_bytes().splitlines(keepends=True)
-    unfinished(part, b"".join(lines[:-5]))  # two of the five images are done
-    names[1].unlink()
+    before = names_in(part)
+    unfinished(part, b"".join(part.read_bytes().splitlines(keepends=True)[:3]))  # two of the five images are done
+    changed.unlink()
     if content is not None:
-        names[1].write_bytes(content)
+        changed.write_bytes(content)
     status, output = program(*command)
     assert (status, "has changed since 2" in output, reason in output) == (1, True, True), output
-    found = [row["file"] for row in rows(part, "json")]
-    assert found == [row["file"] for row in [*before[:3], {"file": str(names[1])}, *before[-2:]]]
-
-
-def test_read_remaining_skips_only_images_that_are_there(pictures: Path) -> None:
-    (pictures / IDX).write_bytes(pack(idx_file(1, 2, 3)[:-1]))
-    names = [str(pictures / IDX), str(pictures / "broken.png")]
-    expected = list(inputs.read_all(names))
-    for done in range(3):
-        rest = list(inputs.read_remaining(names, done))
-        assert [result.name for result in rest] == [f"{names[0]}[0]", f"{names[0]}[1]", *names][done:]
-        assert rest[-2:] == expected[-2:]
-    [fault] = inputs.read_remaining([str(pictures / "a.png")], 1)
-    assert (fault.name, "is one picture" in fault.reason) == (str(pictures / "a.png"), True)
-
-
-def test_idx_file_without_images_has_a_row(program: Program, pictures: Path, tmp_path: Path) -> None:
-    (pictures / IDX).write_bytes(idx_file())
-    status, output = program(predict, *options(pictures, tmp_path / "parts"))
-    assert (status, f"{IDX}: it holds 0 images" in output) == (1, True), output
-
-
-def test_shards_cover_the_list_and_differ_by_one_file() -> None:
-    for files in (0, 1, 7, 100):
-        for total in (1, 2, 3, 11):
-            bounds = [Shard(number, total).of(files) for number in range(1, total + 1)]
-            assert [index for start, end in bounds for index in range(start, end)] == list(range(files))
-            assert max(end - start for start, end in bounds) - min(end - start for start, end in bounds) <= 1
-    assert parse_shard("2/3") == Shard(2, 3)
-    for wrong in ("2", "0/3", "4/3", "a/b", "1/2/3", ""):
-        with pytest.raises(UserError, match="--shard"):
-            parse_shard(wrong)
+    assert names_in(part) == [*before[:3], str(changed), str(last)]
 
 
 def test_output_is_no_input_when_the_command_is_repeated(
     program: Program, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Test_inputs has more patterns. This one matches the output's parent, too."""
+    """The pattern also matches the folder in which the output is made; test_inputs.py has more patterns."""
     monkeypatch.chdir(pictures)
-    command = (predict, "*", *options(pictures / "a.png", Path("new/out")))
-    assert program(*command)[0] == 1
+    command = (predict, "*", *options("a.png", Path("new/out")))
     part = Path("new/out") / Shard(1, 1).part("json")
+    assert program(*command)[0] == 1
     content = part.read_bytes()
-    assert b"part-" not in content
-    assert PLAN.encode() not in content
+    assert b"new/" not in content
     unfinished(part, b"".join(content.splitlines(keepends=True)[:1]))
     assert program(*command)[0] == 1
     assert part.read_bytes() == content
@@ -238,7 +201,7 @@ def test_killed_process_resumes_with_a_row_for_each_file(program: Program, tmp_p
         process.wait(100)
     assert partial.exists()  # it was not finished
     assert program(predict, *words, "--batch_size", 256)[0] == 0
-    assert [row["file"] for row in rows(part, "csv")] == [str(folder / f"{number:04d}.png") for number in range(1000)]
+    assert names_in(part) == [str(folder / f"{number:04d}.png") for number in range(1000)]
 
 
 def test_killed_ranks_are_restarted_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,25 +232,33 @@ def test_launching_process_reports_faults_of_all_parts(
     assert (status, "broken.png" in output, "2 of 2 parts of 8 files" in output) == (1, True, True), output
 
 
-def test_second_process_on_a_shard_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
-    with locked(tmp_path / "parts" / f".{Shard(1, 1).part('json')}.lock", ""):
-        status, output = program(predict, *options(pictures, tmp_path / "parts"))
-    assert (status, "another process" in output) == (1, True), output
+def assert_refused(program: Program, words: list[object], reason: str) -> None:
+    status, output = program(predict, *words)
+    assert (status, reason in output) == (1, True), output
+
+
+def test_second_process_and_other_files_are_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    with locked(folder / f".{Shard(1, 1).part('json')}.lock", ""):
+        assert_refused(program, options(pictures, folder), "another process")
+    (folder / PLAN).rename(folder / "letter.txt")
+    assert_refused(program, options(pictures, folder), "other files")
+    assert [path.name for path in folder.glob("[!.]*")] == ["letter.txt"]
 
 
 def test_resuming_with_other_options_or_files_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
-    assert program(predict, *options(pictures, tmp_path / "parts"))[0] == 1
+    command = options(pictures, tmp_path / "parts")
+    assert program(predict, *command)[0] == 1
     for changed, message in (
         (["--top_k", 3], "top_k 1, now 3"),
         (["--shard", "1/2"], "shards 1, now 2"),
         (["--tta", "true"], "tta False, now True"),
         (["--invert", "never"], "invert auto, now never"),
     ):
-        status, output = program(predict, *options(pictures, tmp_path / "parts", "json", *changed))
-        assert (status, message in output) == (1, True), output
+        assert_refused(program, [*command, *changed], message)
     (pictures / "new.png").write_bytes(b"")
-    assert "files 8, now 9" in program(predict, *options(pictures, tmp_path / "parts"))[1]
+    assert_refused(program, command, "files 8, now 9")
 
 
 def test_file_added_during_prediction_is_noticed(
@@ -301,35 +272,21 @@ def test_file_added_during_prediction_is_noticed(
 
     classified = bulk.classified
     monkeypatch.setattr(bulk, "classified", late)
-    status, output = program(predict, *options(pictures, tmp_path / "parts"))
-    assert (status, "files have changed" in output) == (1, True), output
+    assert_refused(program, options(pictures, tmp_path / "parts"), "files have changed")
     assert not list((tmp_path / "parts").glob("part-*.json"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["--format", "table"], "table"),
+def test_options_that_do_not_go_with_output_are_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
+    command = options(pictures, tmp_path / "parts")
+    for changed, word in (
+        (["--format", "table"], "json or csv"),
         (["--save_inputs", "x"], "--save_inputs"),
         (["--shard", "1/2", "--devices", 2], "--shard 1/2"),
-        (["--shard", "3/2"], "--shard 3/2"),
-    ],
-)
-def test_options_that_do_not_go_with_output_are_refused(
-    program: Program, pictures: Path, tmp_path: Path, arguments: list[object], word: str
-) -> None:
-    for images, reason in ((pictures, word), ("-", "standard input")):
-        given = arguments if images == pictures else []
-        status, output = program(predict, *options(images, tmp_path / "parts"), *given)
-        assert (status, reason in output, (tmp_path / "parts").exists()) == (1, True, False), output
-
-
-def test_folder_with_other_files_is_refused(program: Program, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
-    status, output = program(predict, *options(pictures, tmp_path / "mine"))
-    assert (status, "other files" in output) == (1, True), output
-    assert [path.name for path in (tmp_path / "mine").glob("[!.]*")] == ["letter.txt"]
+        *((["--shard", wrong], f"--shard {wrong}") for wrong in ("2", "0/3", "3/2", "a/b", "1/2/3")),
+    ):
+        assert_refused(program, [*command, *changed], word)
+    assert_refused(program, ["-", *command], "names of files")
+    assert not (tmp_path / "parts").exists()
 
 
 def test_damaged_part_is_not_resumed(pictures: Path, whole: Callable[[str], Path]) -> None:
@@ -347,18 +304,14 @@ def plan(**changed: object) -> str:
     return json.dumps({"files": 0, "list": "e3b0c442", "shards": 2, "format": "csv", **changed})
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["{}", "[", "[]", plan(shards="2"), plan(shards=0), plan(files=2.0), plan(list=None), plan(format="xml")],
-)
-def test_damaged_plan_is_named(program: Program, pictures: Path, tmp_path: Path, content: str) -> None:
-    (tmp_path / PLAN).write_text(content)
-    for words in (
-        (join, "--folder", tmp_path, "--file", tmp_path / "joined"),
-        (predict, *options(pictures, tmp_path)),
-    ):
-        status, output = program(*words)
-        assert (status, f"{PLAN}: it is damaged" in output) == (1, True), output
+def test_damaged_plan_is_named(program: Program, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    damaged = [plan(shards="2"), plan(shards=0), plan(files=2.0), plan(list=None), plan(format="xml")]
+    for content in ("{}", "[", "[]", *damaged):
+        (folder / PLAN).write_text(content)
+        assert_not_joined(program, folder, f"{PLAN}: it is damaged")
+        assert_refused(program, options(pictures, folder), f"{PLAN}: it is damaged")
 
 
 ROWS = {"json": b'{"file": "%s.png", "label": 1}\n', "csv": b"%s.png,1,\n"}
@@ -391,19 +344,20 @@ def test_join_writes_into_the_same_folder(program: Program, parts: list[Path]) -
 
 
 def test_join_does_not_overwrite_parts(program: Program, parts: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(parts[0].parent)
-    before = {path: path.read_bytes() for path in parts[0].parent.iterdir()}
+    folder = parts[0].parent
+    (tmp_path / "link").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
     for name in (PLAN, parts[0].name, parts[1].name):
-        for file in (parts[0].parent / name, tmp_path / "link" / ".." / "parts" / name, tmp_path / "link" / name):
-            status, output = program(join, "--folder", parts[0].parent, "--file", file)
+        for file in (folder / name, tmp_path / "link" / name):
+            status, output = program(join, "--folder", folder, "--file", file)
             assert (status, f"--file {file}" in output) == (1, True), output
-    assert {path: path.read_bytes() for path in parts[0].parent.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_join_refuses_missing_parts(program: Program, parts: list[Path], tmp_path: Path) -> None:
+def test_join_refuses_missing_parts(program: Program, parts: list[Path]) -> None:
     parts[1].unlink()
     assert_not_joined(program, parts[0].parent, f"1 of 2 parts are missing, the first of them {parts[1].name}")
-    (tmp_path / "parts" / PLAN).unlink()
+    parts[0].with_name(PLAN).unlink()
     assert_not_joined(program, parts[0].parent, f"{PLAN} is missing")
 
 
@@ -422,11 +376,8 @@ def test_join_refuses_damaged_parts(program: Program, parts: list[Path], damaged
         part.write_bytes(damage)
         assert_not_joined(program, part.parent, f"{part}: ")
         assert_not_joined(program, part.parent, reason)
-
-
-def test_join_refuses_parts_with_other_columns(program: Program, parts: list[Path]) -> None:
-    parts[1].write_bytes(b"file,error\nb.png,\nc.png,\n")
-    assert_not_joined(program, parts[1].parent, f"{parts[1]}: ")
+    parts[1].write_bytes(b"file,error\nb.png,\nc.png,\n")  # other columns
+    assert_not_joined(program, part.parent, f"{part}: ")
 
 
 @pytest.mark.timeout(30)

@@ -77,12 +77,6 @@ def test_load_classifier_loads_every_source_alike(trained: Path, tmp_path: Path)
     assert not torch.equal(load_classifier(device="cpu")(GARMENTS).probs, expected(GARMENTS).probs)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "nowhere.ckpt", "nowhere.safetensors"])
-def test_load_classifier_names_missing_weights(source: str) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        load_classifier(source)
-
-
 @pytest.mark.parametrize("as_type", [torch.asarray, Tensor.numpy], ids=["tensor", "array"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (10, 28, 28), (10, 1, 28, 28)], ids=str)
@@ -114,15 +108,11 @@ def test_classifier_negates_pictures_but_not_data(classify: PictureClassifier) -
     assert not torch.equal(classify(255 - BOOT).probs, expected)
 
 
-@pytest.mark.parametrize("invert", ["auto", "always", "never"])
-def test_load_classifier_passes_invert_on(boot: Path, invert: Any) -> None:
-    expected = torch.tensor(load_picture(boot, invert))
-    auto, forced = load_classifier(device="cpu"), load_classifier(device="cpu", invert=invert)
-    assert torch.equal(forced(boot).probs, forced(expected).probs)
-    assert torch.equal(forced(boot).probs, auto(boot).probs) is (invert != "never")
-
-
-def test_load_classifier_refuses_misspelled_invert() -> None:
+def test_load_classifier_passes_invert_on(classify: PictureClassifier, boot: Path) -> None:
+    for invert in ("auto", "always", "never"):
+        forced = load_classifier(device="cpu", invert=invert)
+        assert_close(forced(boot).probs, classify(load_picture(boot, invert)).probs)
+        assert torch.equal(forced(boot).probs, classify(boot).probs) is (invert != "never")
     with pytest.raises(ValueError, match="allways"):
         load_classifier(device="cpu", invert="allways")
 
@@ -167,24 +157,18 @@ def test_batch_size_limits_a_step_and_changes_nothing(batch_size: int, sizes: li
     [
         (np.zeros((28, 28), np.int64), TypeError, "torch.int64: expected uint8 in 0..255 or floats in 0..1"),
         (np.zeros((28, 28), bool), TypeError, "torch.bool"),
-        (np.zeros((28, 28), np.uint16), TypeError, "torch.uint16"),
         (np.zeros((28, 28), complex), TypeError, "torch.complex128"),
         (np.full((28, 28), "0"), TypeError, "numpy.str_"),
         (np.full((28, 28), 255.0), ValueError, "from 255 to 255"),
-        (torch.linspace(-1, 1, 784).view(28, 28), ValueError, "from -1 to 1"),
         (torch.full((28, 28), torch.nan), ValueError, "from nan to nan"),
         (np.zeros(784, np.uint8), ValueError, r"\(784,\)"),
         (np.zeros((2, 3, 28, 28), np.uint8), ValueError, r"\(2, 3, 28, 28\)"),
         (np.zeros((3, 90, 80), np.uint8), ValueError, r"\(3, 90, 80\)"),
-        (np.zeros((90, 80, 2), np.uint8), ValueError, r"\(90, 80, 2\)"),
         (np.zeros((0, 80), np.uint8), ValueError, r"\(0, 80\)"),
         (torch.tensor(0.5), ValueError, r"\(\)"),
-        (None, TypeError, "NoneType"),
         (b"boot.png", TypeError, "bytes"),
-        ([[0, 255]], TypeError, "int"),
         ([GARMENTS, 0.5], TypeError, "float"),
         (np.zeros((90, 80), np.uint8), PictureError, "background"),
-        ("nowhere.png", PictureError, r"nowhere\.png"),
         (__file__, PictureError, r"test_classifier\.py"),
     ],
 )
@@ -195,21 +179,14 @@ def test_classifier_names_what_is_no_image(
         classify(inputs)
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "warp", "xpu:99"])
-def test_load_classifier_names_unavailable_device(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^cannot use the device {name}: .+ \(take auto or cpu\)$"):
-        load_classifier(device=name)
-
-
-def test_choose_device_takes_the_accelerator_if_there_is_one() -> None:
+def test_choose_device_takes_the_accelerator_or_names_what_is_missing() -> None:
     found = torch.accelerator.current_accelerator(check_available=True)
     assert choose_device("auto") == (found or torch.device("cpu"))
     assert choose_device("cpu") == torch.device("cpu")
-    if found:
-        assert choose_device("gpu") == found
-    else:
-        with pytest.raises(UserError, match="gpu"):
-            choose_device("gpu")
+    for name in ("cuda:99", "warp", "xpu:99", *([] if found else ["gpu"])):
+        with pytest.raises(UserError, match=rf"^cannot use the device {name}: .+ \(take auto or cpu\)$"):
+            choose_device(name)
+    assert not found or choose_device("gpu") == found
 
 
 def test_prediction_has_labels_names_and_top_classes() -> None:

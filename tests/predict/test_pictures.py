@@ -102,11 +102,6 @@ def test_color_modes_give_the_same_pixels(kind: str, image: Image.Image) -> None
     assert (read_picture(saved(image, kind)) == prepare(PHOTO)).all()
 
 
-def test_one_bit_picture_is_read() -> None:
-    binary = Image.fromarray(rectangle(28, 20)).convert("1")
-    assert (read_picture(saved(binary)) == prepared(rectangle(28, 20))).all()
-
-
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_transparent_palette_entry_is_background(kind: str) -> None:
     image = with_palette()
@@ -176,13 +171,6 @@ def test_exif_tag_of_wrong_type_does_not_prevent_turning() -> None:
     with pytest.raises(struct.error), Image.open(file) as image:
         ImageOps.exif_transpose(image)
     assert (read_picture(file) == prepared(TURNS[6](photo()))).all()
-
-
-def test_animation_gives_its_first_frame() -> None:
-    second = ImageOps.flip(PHOTO)
-    file = saved(PHOTO, "GIF", save_all=True, append_images=[second])
-    assert (read_picture(file) == prepare(PHOTO)).all()
-    assert not (prepare(second) == prepare(PHOTO)).all()
 
 
 def test_picture_of_28_pixels_comes_back_unchanged() -> None:
