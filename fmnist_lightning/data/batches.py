@@ -73,9 +73,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         images, labels = self.split
-        if self.seed is None:
-            batches = torch.arange(len(labels)).tensor_split(len(self))
-        else:
+        batches = torch.arange(len(labels)).tensor_split(len(self))
+        if self.seed is not None:
             batches = epoch_order(len(labels), self.seed, self.epoch).split(self.batch_size)
         self.batches_done, self._start = self._start, 0
         for indices in batches[self.batches_done :]:

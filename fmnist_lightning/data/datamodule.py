@@ -41,8 +41,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
     """Fashion-MNIST, or its drawn stand-in, in `Batches` from a uint8 tensor on the device.
 
     `val_fraction` of the training set, balanced by class, is the validation split; 0 makes none. Only the test loop
-    reads the test set. Training images are augmented: `flip`, `shift` and `erase` are arguments of `augment`, and
-    `mixup` is the alpha of `mix`, 0 for none.
+    reads the test set. `flip`, `shift` and `erase` are arguments of `augment`; `mixup` is the alpha of `mix`, or 0.
     """
 
     def __init__(

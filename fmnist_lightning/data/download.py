@@ -24,10 +24,9 @@ HINT = "Connect to the network, or name a folder that holds the four files with 
 
 
 def ensure_files(data_dir: Path) -> None:
-    """Make sure that `data_dir` holds a good copy of each of the four files, and download the others.
+    """Download the files of which `data_dir` holds no good copy. A complete folder is only read.
 
-    A complete folder is only read. A damaged file is renamed to NAME.broken once its replacement is here. Raises
-    DataError if a file can't be downloaded or written.
+    Renames a damaged file to NAME.broken once its replacement is here. Raises DataError if one can't be had or written.
     """
     if not (needed := needed_files(data_dir)):
         return

@@ -44,8 +44,7 @@ class DataError(UserError):
 
 def find_copies(data_dir: Path, name: str) -> list[Path]:
     """The copies of a file: in torchvision's layout and in the folder itself, unpacked and gzipped."""
-    folders = (data_dir / RAW_FOLDER, data_dir)
-    paths = [folder / file for folder in folders for file in (name, f"{name}.gz")]
+    paths = [folder / file for folder in (data_dir / RAW_FOLDER, data_dir) for file in (name, f"{name}.gz")]
     return [path for path in paths if os.access(path, os.F_OK)]  # `exists` would raise in an unreadable folder
 
 

@@ -55,14 +55,10 @@ def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.
         stream = gzip.GzipFile(fileobj=file) if gzipped else file
         count, *shape = read_shape(stream, axes=3)
         if not count or shape != [height, width]:
-            raise IdxError(
-                f"holds {count:,} images of {shape[0]:,} x {shape[1]:,}, not at least one of {height} x {width}"
-            )
+            raise IdxError(f"holds {count:,} images of {shape[0]} x {shape[1]}, expected some of {height} x {width}")
         expected = stream.tell() + count * height * width
         if gzipped and expected > MAX_RATIO * size:
-            raise IdxError(
-                f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: damaged or a bomb"
-            )
+            raise IdxError(f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: a bomb")
         if not gzipped and expected != size:
             raise IdxError(f"holds {size:,} bytes; {count:,} images, as its header says, take {expected:,}")
         for index in range(count):

@@ -104,17 +104,10 @@ def from_checkpoint(path: Path) -> Pretrained:
     weights = checkpoint["state_dict"]
     tensors = {name.removeprefix("net."): weights[name] for name in weights if name.startswith("net.")}
     net = build_net(options.get("model"), options.get("dropout"), tensors, path)
-    return Pretrained(net, make_card(options, net, checkpoint, read_metrics(path, checkpoint)))
-
-
-def make_card(
-    options: Mapping[str, Any], net: nn.Module, checkpoint: Mapping[str, Any], metrics: dict[str, Any] | None
-) -> dict[str, Any]:
-    """A card without the digest of its weights. Without `metrics` it has none, since the run was not tested."""
-    dataset = options.get("dataset")
+    dataset, metrics = options.get("dataset"), read_metrics(path, checkpoint)
     # The options that make a recipe; folders and devices of the machine stay out.
     recipe = (*TrainOptions.FIXED, "max_epochs", "patience")
-    return {
+    card = {
         "format": FORMAT,
         "model": options["model"],
         "dropout": options["dropout"],
@@ -130,6 +123,7 @@ def make_card(
         **({"metrics": metrics} if metrics else {}),
         "licence": "MIT",
     }
+    return Pretrained(net, card)
 
 
 def read_metrics(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | None:

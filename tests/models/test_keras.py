@@ -17,21 +17,15 @@ from fmnist_lightning.data.fashion_mnist import load_split
 from fmnist_lightning.models.nets import NotebookNet, SeedNet
 from fmnist_lightning.training.optim import KERAS_EPSILON, KerasAdam
 
-BATCH = 64
-STEPS = 10
-
 
 @pytest.fixture
 def in_64_bits() -> Iterator[None]:
     """Both nets in 64 bits. In 32, rounding decides what Adam does with a gradient near zero, and CPUs differ."""
-    set_keras_dtype("float64")
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
-    set_keras_dtype("float32")
-
-
-def set_keras_dtype(dtype: str) -> None:
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 def keras_seed_net(*, dropout: bool = True) -> Any:
@@ -110,13 +104,6 @@ def test_net_gives_keras_probabilities(small_drawn: None, net: Any, keras_net: A
     np.testing.assert_allclose(probs, theirs.predict(to_keras(images), verbose=0), rtol=0, atol=1e-5)
 
 
-def step(net: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> None:
-    for part in torch.arange(STEPS * BATCH).split(BATCH):
-        optimizer.zero_grad()
-        F.cross_entropy(net(images[part]), labels[part]).backward()
-        optimizer.step()
-
-
 def mismatch(net: nn.Module, reference: dict[str, torch.Tensor]) -> int:
     """The number of weights that differ by more than 1e-4 of their size and by more than 1e-6."""
     weights = net.state_dict()
@@ -127,16 +114,21 @@ def mismatch(net: nn.Module, reference: dict[str, torch.Tensor]) -> int:
 def test_ten_adam_steps_end_in_keras_weights(real_data_dir: Path, in_64_bits: None) -> None:
     """Without dropout. The controls: weights do move, and torch's own Adam, with epsilon elsewhere, ends elsewhere."""
     images, labels = load_split(real_data_dir, train=True)
+    batches = [(images[part], labels[part]) for part in torch.arange(640).split(64)]
     keras.utils.set_random_seed(1)
     theirs = keras_seed_net(dropout=False)
     first = SeedNet().double().eval()
     first.load_state_dict(from_keras(first, theirs.get_weights()))
-    for part in torch.arange(STEPS * BATCH).split(BATCH):
-        theirs.train_on_batch(to_keras(images[part]), labels[part].numpy())
+    for images, labels in batches:
+        theirs.train_on_batch(to_keras(images), labels.numpy())
     reference = from_keras(first, theirs.get_weights())
     ours, torchs = deepcopy(first), deepcopy(first)
-    step(ours, KerasAdam(ours.parameters(), lr=1e-3), images, labels)
-    step(torchs, torch.optim.Adam(torchs.parameters(), lr=1e-3, eps=KERAS_EPSILON), images, labels)
+    for net, adam, epsilon in ((ours, KerasAdam, {}), (torchs, torch.optim.Adam, {"eps": KERAS_EPSILON})):
+        optimizer = adam(net.parameters(), lr=1e-3, **epsilon)
+        for images, labels in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(net(images), labels).backward()
+            optimizer.step()
     assert mismatch(ours, reference) == 0
     assert mismatch(first, reference) > 150_000
     assert mismatch(torchs, reference) > 1000

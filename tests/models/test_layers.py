@@ -7,10 +7,7 @@ from torch.nn import functional as F
 from fmnist_lightning.models.layers import Dropout, byte_mask, scale_images
 
 both_formats = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-
-
-def ones(memory_format: torch.memory_format) -> torch.Tensor:
-    return torch.ones(64, 32, 13, 13).contiguous(memory_format=memory_format)
+ONES = torch.ones(64, 32, 13, 13)
 
 
 def test_scaling_refuses_another_dtype() -> None:
@@ -22,7 +19,7 @@ def test_scaling_refuses_another_dtype() -> None:
 @pytest.mark.parametrize("rate", [0.25, 0.3, 0.5])
 def test_dropout_drops_at_its_rate_and_scales_the_rest(rate: float, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
-    activations = ones(memory_format).requires_grad_()
+    activations = ONES.clone(memory_format=memory_format).requires_grad_()
     dropped = Dropout(rate)(activations)
     rate = round(rate * 256) / 256
     assert dropped.is_contiguous(memory_format=memory_format)
@@ -40,7 +37,7 @@ def test_dropout_drops_at_its_rate_and_scales_the_rest(rate: float, memory_forma
 def test_dropout_draws_are_independent(rate: float, memory_format: torch.memory_format) -> None:
     """Neighbors along each axis, places eight bytes apart, and two masks are uncorrelated."""
     torch.manual_seed(1)
-    first, second = (byte_mask(ones(memory_format), rate).float() for _ in range(2))
+    first, second = (byte_mask(ONES.contiguous(memory_format=memory_format), rate).float() for _ in range(2))
     pairs = [(first, second)]
     pairs += [(first.narrow(axis, 1, 12), first.narrow(axis, 0, 12)) for axis in range(4)]
     flat = first.permute(0, 2, 3, 1).flatten() if memory_format == torch.channels_last else first.flatten()

@@ -36,11 +36,9 @@ def test_evaluate_with_tta_averages_and_says_so(program: Program, trained: Path)
     assert program(evaluate, *arguments)[0] == 0
     assert metrics_of(trained)["tta"] is False
     status, output = program(evaluate, *arguments, "--tta", "true")
-    assert status == 0, output
+    assert (status, metrics_of(trained)["tta"], metrics_of(trained)["parameters"]) == (0, True, 225_034), output
     assert "trained without --flip" in output
     assert "mirror images" in output
-    metrics = metrics_of(trained)
-    assert (metrics["tta"], metrics["parameters"]) == (True, 225_034)
     with np.load(trained / "predictions.npz") as predictions:
         probs = torch.from_numpy(predictions["probs"])
     images = load_drawn(train=False).images[:, 0]
