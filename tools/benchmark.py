@@ -1,13 +1,11 @@
 """Time whole trainings next to their peers, one program at a time: python -m tools.benchmark --help"""
 
-import contextlib
 import json
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +49,11 @@ def epoch_seconds(observation: Observation) -> dict[str, list[float]]:
     }
 
 
+def program(name: str) -> str:
+    """The path of a program in benchmarks/."""
+    return str(PROGRAMS / f"{name}.py")
+
+
 def peers(keras_python: str | None, data: str, dataset: str, log_dir: Path, accelerator: str) -> dict[str, list[str]]:
     """The command of each program by its name. `data` holds the files in torchvision's layout, unpacked."""
     python, epochs = sys.executable, "2"
@@ -58,18 +61,15 @@ def peers(keras_python: str | None, data: str, dataset: str, log_dir: Path, acce
     ours += ["--dataset", dataset, "--data_dir", data, "--log_dir", str(log_dir), "--test", "false"]
     data_dir = data if dataset == "fashion_mnist" else dataset
 
-    def program(name: str, *arguments: str, python: str = python) -> list[str]:
-        return [python, str(PROGRAMS / f"{name}.py"), *arguments]
-
-    commands = {}
+    commands: dict[str, list[str]] = {}
     if keras_python:
-        for name, tuning in (("keras", "tuning"), ("keras untuned", "no-tuning")):
-            commands[name] = program("keras_tensorflow", data, epochs, tuning, python=keras_python)
-    commands["idiomatic"] = program("idiomatic_lightning", data, epochs, accelerator)
+        keras = [keras_python, program("keras_tensorflow"), data, epochs]
+        commands |= {"keras": [*keras, "tuning"], "keras untuned": [*keras, "no-tuning"]}
+    commands["idiomatic"] = [python, program("idiomatic_lightning"), data, epochs, accelerator]
     for precision in PRECISIONS:
         commands[f"ours {precision}"] = [*ours, "--precision", precision]
-        commands[f"bare {precision}"] = program("bare_loop", data_dir, epochs, accelerator, precision)
-        commands[f"floor {precision}"] = program("floor", epochs, accelerator, precision)
+        commands[f"bare {precision}"] = [python, program("bare_loop"), data_dir, epochs, accelerator, precision]
+        commands[f"floor {precision}"] = [python, program("floor"), epochs, accelerator, precision]
     return commands
 
 
@@ -91,7 +91,7 @@ def measure_trainer(
     """Seconds of the same epochs by the bare loop and by the Trainer, in each precision; the first epoch warms up."""
     pairs: dict[str, list[dict[str, float]]] = {}
     for precision in PRECISIONS:
-        command = [sys.executable, str(PROGRAMS / "trainer_cost.py"), dataset, data_dir, str(log_dir)]
+        command = [sys.executable, program("trainer_cost"), dataset, data_dir, str(log_dir)]
         seen = observe([*command, str(epochs + 1), accelerator, precision])
         found = [match for _, line in seen.lines if (match := PAIR.search(line))]
         pairs[precision] = [{"bare": float(match[1]), "trainer": float(match[2])} for match in found[1:]]
@@ -105,7 +105,7 @@ def measure_startup(dataset: str, data_dir: str, log_dir: Path, rounds: int) -> 
     """
     options = ["--dataset", dataset, "--data_dir", data_dir, "--log_dir", str(log_dir)]
     observe([sys.executable, str(SCRIPTS / "train.py"), *options, "--max_epochs", "1", "--test", "false"])
-    startup = [sys.executable, str(PROGRAMS / "startup.py")]
+    startup = [sys.executable, program("startup")]
     folders = {"imports": log_dir, "data": log_dir, "step": log_dir / "step", "test": log_dir}
     commands = {
         "help": [sys.executable, str(SCRIPTS / "train.py"), "--help"],
@@ -125,7 +125,7 @@ def measure_growth(dataset: str, data_dir: str, log_dir: Path) -> list[dict[str,
     cases = [(copies, 128) for copies in (1, 2, 4, 8)] + [(1, 2**power) for power in range(5, 12) if power != 7]
     rows = []
     for copies, batch_size in cases:
-        command = [sys.executable, str(PROGRAMS / "growth.py"), str(copies), str(batch_size)]
+        command = [sys.executable, program("growth"), str(copies), str(batch_size)]
         seen = observe([*command, dataset, data_dir, str(log_dir), "2"])
         seconds = statistics.median(epoch_seconds(seen)["epoch"]) / copies
         rows.append({"copies": copies, "batch_size": batch_size, "seconds": seconds, "peak_mb": seen.peak_mb})
@@ -148,27 +148,14 @@ def idx_bytes(values: Tensor) -> bytes:
     return bytes([0, 0, 8, values.dim()]) + np.array(values.shape, ">i4").tobytes() + values.numpy().tobytes()
 
 
-@contextlib.contextmanager
-def data_and_logs(dataset: str, data_dir: str) -> Iterator[tuple[str, Path]]:
-    """A temporary folder with the data as all programs read it, and one for runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "data")
-        write_layout(data, dataset, data_dir)
-        yield str(data), Path(folder, "logs")
-
-
 def write_record(
     path: Path, measured: dict[str, Any], dataset: str, accelerator: str, keras_python: str | None
 ) -> dict[str, Any]:
     device = L.Fabric(accelerator=accelerator, devices=1).device
     record = {**measured, "dataset": TITLES[dataset], **environment(device)}
     if keras_python:
-        command = [
-            keras_python,
-            "-c",
-            "from importlib.metadata import version as v; print(v('keras'), v('tensorflow-cpu'))",
-        ]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        code = "from importlib.metadata import version as v; print(v('keras'), v('tensorflow-cpu'))"
+        printed = subprocess.run([keras_python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         record["versions"] |= dict(zip(("keras", "tensorflow"), printed, strict=True))
     write_text(path, json.dumps(record, indent=2) + "\n")
     return record
@@ -199,8 +186,10 @@ def benchmark(options: BenchmarkOptions) -> None:
     """Measure a part, write its record, print its table."""
     dataset = resolve_dataset(options.dataset, Path(options.data_dir))
     rounds, accelerator, keras_python = options.rounds, options.accelerator, options.keras_python
-    with data_and_logs(dataset, options.data_dir) as (data, log_dir):
-        measured: dict[str, Any]
+    measured: dict[str, Any]
+    with tempfile.TemporaryDirectory() as folder:
+        data, log_dir = str(Path(folder, "data")), Path(folder, "logs")
+        write_layout(Path(data), dataset, options.data_dir)
         if options.part == "growth":
             rows = measure_growth(dataset, data, log_dir)
             measured, table = {"growth": rows, "precision": fastest_precision(torch.device("cpu"))}, growth_table

@@ -1,15 +1,15 @@
 """How the cost of a step grows with processes: measured on this machine's CPU, and modeled for GPUs."""
 
+import itertools
 import re
 import sys
 from typing import Any, NamedTuple
 
-from fmnist_lightning.errors import UserError
 from fmnist_lightning.training.devices import usable_cores
+from tools.markdown import markdown, origin
 from tools.observe import PROGRAMS, observe
-from tools.speed_tables import origin
 
-SCALING = re.compile(r"scaling ([\d.]+) ([\d.]+) ([\d.]+)")
+SCALING = re.compile(r"scaling (?P<step>[\d.]+) (?P<free>[\d.]+) (?P<exchange>[\d.]+)")
 PROCESSES = (1, 2, 3, 4)
 BATCH_SIZES = (128, 512)
 STEPS = 160  # timed, half of them without exchange
@@ -52,23 +52,15 @@ def cases(cores: int) -> list[Case]:
 
 
 def measure_case(case: Case, dataset: str, data_dir: str) -> dict[str, float]:
-    """Median seconds of a step with exchange and without, and of an exchange alone.
-
-    Raises UserError if the program does not print them.
-    """
-    words = [*map(str, case), dataset, data_dir, str(STEPS)]
-    seen = observe([sys.executable, str(PROGRAMS / "scaling.py"), *words])
-    for _, line in seen.lines:
-        if match := SCALING.search(line):
-            step, free, exchange = map(float, match.groups())
-            return {**case._asdict(), "step": step, "free": free, "exchange": exchange}
-    raise UserError(f"benchmarks/scaling.py {' '.join(words)} printed no times")
+    """Median seconds of a step with exchange and without, and of an exchange alone."""
+    command = [sys.executable, str(PROGRAMS / "scaling.py"), *map(str, case), dataset, data_dir, str(STEPS)]
+    [found] = [match for _, line in observe(command).lines if (match := SCALING.search(line))]
+    return {**case._asdict(), **{name: float(seconds) for name, seconds in found.groupdict().items()}}
 
 
 def measure_scaling(dataset: str, data_dir: str) -> dict[str, Any]:
     """Measure all cases."""
-    rows = []
-    cores = usable_cores()
+    rows, cores = [], usable_cores()
     for case in cases(cores):
         rows.append(measure_case(case, dataset, data_dir))
         print(f"{case}: {1e3 * rows[-1]['step']:.2f} ms per step", flush=True)
@@ -77,20 +69,16 @@ def measure_scaling(dataset: str, data_dir: str) -> dict[str, Any]:
 
 def scaling_table(record: dict[str, Any]) -> str:
     """Time per step and per image, and the share of communication, by processes and batch size."""
-    lines = [
-        "| processes | threads each | batch size, all together | ms per step | microseconds per image | images/s | "
-        "exchange of gradients | an exchange alone, ms |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    times = ("ms per step", "microseconds per image", "images/s", "exchange of gradients", "an exchange alone, ms")
+    rows: list[tuple[object, ...]] = [("processes", "threads each", "batch size, all together", *times)]
     for row in record["scaling"]:
         step, image = row["step"], row["step"] / row["batch_size"]
-        share = f"{max(0.0, 1 - row['free'] / step):.0%}" if row["processes"] > 1 else ""
-        alone = f"{1e3 * row['exchange']:.2f}" if row["processes"] > 1 else ""
-        lines.append(
-            f"| {row['processes']} | {row['threads']} | {row['batch_size']} | {1e3 * step:.1f} | {1e6 * image:.0f} | "
-            f"{1 / image:,.0f} | {share} | {alone} |"
-        )
-    return "\n".join([*lines, "", f"{record['cores']} cores. {origin(record)}."])
+        computing = (f"{1e3 * step:.1f}", f"{1e6 * image:.0f}", f"{1 / image:,.0f}")
+        exchange = (f"{max(0.0, 1 - row['free'] / step):.0%}", f"{1e3 * row['exchange']:.2f}")
+        if row["processes"] == 1:
+            exchange = ("", "")
+        rows.append((row["processes"], row["threads"], row["batch_size"], *computing, *exchange))
+    return f"{markdown(rows)}\n\n{record['cores']} cores. {origin(record)}."
 
 
 def exchange_seconds(devices: int, link: Link) -> float:
@@ -113,9 +101,8 @@ def paying_batch_size(devices: int, link: Link) -> int:
 
 def model_table() -> str:
     """The exchange per step, and the batch size from which devices pay, by link and number of devices."""
-    lines = ["| link | devices | exchange of a step, ms | pays from a batch size of |", "|---|---|---|---|"]
-    for link in LINKS:
-        for devices in DEVICES:
-            exchange, batch_size = exchange_seconds(devices, link), paying_batch_size(devices, link)
-            lines.append(f"| {link.name} | {devices} | {1e3 * exchange:.2f} | {batch_size:,} |")
-    return "\n".join(lines)
+    rows = [("link", "devices", "exchange of a step, ms", "pays from a batch size of")]
+    for link, devices in itertools.product(LINKS, DEVICES):
+        milliseconds = 1e3 * exchange_seconds(devices, link)
+        rows.append((link.name, str(devices), f"{milliseconds:.2f}", f"{paying_batch_size(devices, link):,}"))
+    return markdown(rows)

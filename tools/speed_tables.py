@@ -2,11 +2,11 @@
 
 import json
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fmnist_lightning.errors import UserError
+from tools.markdown import markdown, origin
 
 IMAGES = 54000  # in an epoch of the original's training: 60,000 without its validation split
 ROWS = (
@@ -23,18 +23,14 @@ ROWS = (
     ("floor bf16-mixed", "train", "convolutions and dense products alone, bf16"),
 )
 RATIOS = (
-    ("this project in bf16 / Keras", ("ours bf16-mixed", "epoch"), ("keras", "epoch")),
-    ("this project in 32 bits / Keras", ("ours 32-true", "epoch"), ("keras", "epoch")),
-    ("this project in bf16 / Keras without autotuning", ("ours bf16-mixed", "epoch"), ("keras untuned", "epoch")),
-    ("this project in 32 bits / Keras without autotuning", ("ours 32-true", "epoch"), ("keras untuned", "epoch")),
-    ("this project in bf16 / Lightning as tutorials write it", ("ours bf16-mixed", "epoch"), ("idiomatic", "epoch")),
-    ("this project in 32 bits / Lightning as tutorials write it", ("ours 32-true", "epoch"), ("idiomatic", "epoch")),
-    ("training step / its matrix products, 32 bits", ("bare 32-true", "train"), ("floor 32-true", "train")),
-    (
-        "training step / its matrix products, bf16",
-        ("bare bf16-mixed", "train"),
-        ("floor bf16-mixed", "train"),
-    ),
+    ("this project in bf16 / Keras", "epoch", "ours bf16-mixed", "keras"),
+    ("this project in 32 bits / Keras", "epoch", "ours 32-true", "keras"),
+    ("this project in bf16 / Keras without autotuning", "epoch", "ours bf16-mixed", "keras untuned"),
+    ("this project in 32 bits / Keras without autotuning", "epoch", "ours 32-true", "keras untuned"),
+    ("this project in bf16 / Lightning as tutorials write it", "epoch", "ours bf16-mixed", "idiomatic"),
+    ("this project in 32 bits / Lightning as tutorials write it", "epoch", "ours 32-true", "idiomatic"),
+    ("training step / its matrix products, 32 bits", "train", "bare 32-true", "floor 32-true"),
+    ("training step / its matrix products, bf16", "train", "bare bf16-mixed", "floor bf16-mixed"),
 )
 STARTS = (
     ("`train.py --help`", "help"),
@@ -44,81 +40,64 @@ STARTS = (
 )
 
 
+def median_and_range(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def speed_table(record: dict[str, Any]) -> str:
     """Seconds per epoch, images per second and memory of each program, and the ratios."""
     rounds = record["rounds"]
-    lines = [
-        f"| an epoch of {IMAGES:,} images | seconds: median (range) | images/s | peak memory, MB |",
-        "|---|---|---|---|",
-    ]
+    rows = [(f"an epoch of {IMAGES:,} images", "seconds: median (range)", "images/s", "peak memory, MB")]
     for program, part, label in ROWS:
-        if program not in rounds[0]:
-            continue
-        seconds = medians(rounds, program, part)
-        median = statistics.median(seconds)
-        memory = f"{statistics.median(medians(rounds, program, 'peak_mb')):,.0f}" if part == "epoch" else ""
-        spread = f"{median:.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
-        lines.append(f"| {label} | {spread} | {IMAGES / median:,.0f} | {memory} |")
-    lines += ["", "| ratio of times, median of the rounds | |", "|---|---|"]
-    for label, above, below in RATIOS:
-        value = ratio(rounds, above, below)
-        if value is not None:
-            lines.append(f"| {label} | {value:.2f} |")
-    return "\n".join([*lines, "", f"{origin(record)}; {len(rounds)} rounds."])
+        if program in rounds[0]:
+            seconds = medians(rounds, program, part)
+            memory = f"{statistics.median(medians(rounds, program, 'peak_mb')):,.0f}" if part == "epoch" else ""
+            rows.append((label, median_and_range(seconds), f"{IMAGES / statistics.median(seconds):,.0f}", memory))
+    ratios = [("ratio of times, median of the rounds", "")]
+    for label, part, above, below in RATIOS:
+        if above in rounds[0] and below in rounds[0]:
+            ratios.append((label, f"{ratio(rounds, part, above, below):.2f}"))
+    return f"{markdown(rows)}\n\n{markdown(ratios)}\n\n{origin(record)}; {len(rounds)} rounds."
 
 
 def trainer_table(record: dict[str, Any]) -> str:
     """Seconds per epoch of the bare loop and of the Trainer, and their ratio."""
-    lines = ["| | bare loop, s | Trainer, s | ratio: median (range) | pairs |", "|---|---|---|---|---|"]
+    rows = [("", "bare loop, s", "Trainer, s", "ratio: median (range)", "pairs")]
     for precision, pairs in record["pairs"].items():
-        bare, trainer = (statistics.median(pair[name] for pair in pairs) for name in ("bare", "trainer"))
+        bare, trainer = (f"{statistics.median(pair[name] for pair in pairs):.2f}" for name in ("bare", "trainer"))
         ratios = [pair["trainer"] / pair["bare"] for pair in pairs]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        lines.append(f"| {precision} | {bare:.2f} | {trainer:.2f} | {spread} | {len(pairs)} |")
-    return "\n".join([*lines, "", f"{origin(record)}."])
+        rows.append((precision, bare, trainer, median_and_range(ratios), str(len(pairs))))
+    return f"{markdown(rows)}\n\n{origin(record)}."
 
 
 def startup_table(record: dict[str, Any]) -> str:
     """Seconds of each start, and the memory of a training before its first step."""
     starts = record["startup"]
-    lines = ["| start | seconds, median | beyond `import lightning` |", "|---|---|---|"]
+    rows = [("start", "seconds, median", "beyond `import lightning`")]
     for label, name in STARTS:
         seconds, imports = starts[name]["seconds"], starts["imports"]["seconds"]
         beyond = statistics.median(one - other for one, other in zip(seconds, imports, strict=True))
-        shown = f"{beyond:.1f}" if name in ("step", "test") else ""
-        lines.append(f"| {label} | {statistics.median(seconds):.1f} | {shown} |")
+        rows.append((label, f"{statistics.median(seconds):.1f}", f"{beyond:.1f}" if name in ("step", "test") else ""))
     memory = statistics.median(starts["data"]["peak_mb"])
-    return "\n".join([*lines, "", f"Imports and data alone take {memory:,.0f} MB. {origin(record)}."])
-
-
-def origin(record: dict[str, Any]) -> str:
-    """Machine, versions, data and commit of a record, in one line."""
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    commit = record["git"]["commit"][:7] + (" with uncommitted changes" if record["git"]["dirty"] else "")
-    return f"{record['device']}; {versions}; {record['dataset']}; commit {commit}"
+    return f"{markdown(rows)}\n\nImports and data alone take {memory:,.0f} MB. {origin(record)}."
 
 
 def growth_table(record: dict[str, Any]) -> str:
     """Seconds per 54,000 images and memory, by amount of data and by batch size."""
-    lines = ["| data | batch size | s per 54,000 images | peak memory, MB |", "|---|---|---|---|"]
-    lines += [
-        f"| {row['copies']} x | {row['batch_size']} | {row['seconds']:.2f} | {row['peak_mb']:,.0f} |"
-        for row in record["growth"]
-    ]
-    return "\n".join([*lines, "", f"{record['precision']}; {origin(record)}."])
+    rows = [("data", "batch size", "s per 54,000 images", "peak memory, MB")]
+    for row in record["growth"]:
+        rows.append((f"{row['copies']} x", row["batch_size"], f"{row['seconds']:.2f}", f"{row['peak_mb']:,.0f}"))
+    return f"{markdown(rows)}\n\n{record['precision']}; {origin(record)}."
 
 
-def ratio(rounds: list[dict[str, Any]], above: tuple[str, str], below: tuple[str, str]) -> float | None:
-    """The median over rounds of one program's seconds over another's; None if one of them was not measured."""
-    (program, part), (peer, peer_part) = above, below
-    if program not in rounds[0] or peer not in rounds[0]:
-        return None
+def ratio(rounds: list[dict[str, Any]], part: str, above: str, below: str) -> float:
+    """The median over rounds of one program's seconds over another's."""
     return statistics.median(
-        statistics.median(measured[program][part]) / statistics.median(measured[peer][peer_part]) for measured in rounds
+        statistics.median(measured[above][part]) / statistics.median(measured[below][part]) for measured in rounds
     )
 
 
-def medians(rounds: Iterable[dict[str, Any]], program: str, part: str) -> list[float]:
+def medians(rounds: list[dict[str, Any]], program: str, part: str) -> list[float]:
     return [statistics.median(measured[program][part]) for measured in rounds if measured[program][part]]
 
 

@@ -33,7 +33,7 @@ from fmnist_lightning.runs.folders import CHECKPOINTS, CONFIG, LAST, METRICS, nu
 from fmnist_lightning.runs.options import AugmentationOptions, DataOptions, TrainOptions, read_options, values_of
 from fmnist_lightning.training.resume import RandomState
 from fmnist_lightning.training.train import train
-from tools.speed_tables import origin
+from tools.markdown import markdown, origin
 
 IMAGES = {True: 2000, False: 1000}  # of the training set and of the test set: a run takes seconds
 EPOCHS = 4
@@ -59,7 +59,7 @@ class FewImages(FashionMNISTDataModule):
         return Split(images[: IMAGES[train]], labels[: IMAGES[train]])
 
 
-def child(options: TrainOptions, output: Path, *, keep_random_state: bool) -> None:
+def child(options: TrainOptions, output: Path, keep_random_state: bool) -> None:
     """Train as scripts/train.py does, in its own process, on few images, with one thread and a slow disk."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
@@ -97,35 +97,26 @@ class Torture:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["tools.torture"])
 
-    def start(self, log_dir: Path, *, keep_random_state: bool = True) -> BaseProcess:
+    def start(self, log_dir: Path, keep_random_state: bool = True) -> BaseProcess:
         """Start a run in `log_dir`, or resume the one in it."""
         log_dir.mkdir(parents=True, exist_ok=True)
         # Half of the runs save only at the ends of epochs.
         minutes = random.choice((None, SAVE_EVERY_MINUTES))  # noqa: S311
         options = replace(self.options, log_dir=str(log_dir), checkpoint_every_minutes=minutes)
-        begun = [run for run in numbered_runs(log_dir).values() if (run / CONFIG).is_file()]
-        if begun:
-            options = replace(read_options(begun[0]), resume=str(begun[0]))
-        arguments = {"keep_random_state": keep_random_state}
-        process = self.context.Process(target=child, args=(options, log_dir / "output.txt"), kwargs=arguments)
+        for begun in begun_runs(log_dir):
+            options = replace(read_options(begun), resume=str(begun))
+        process = self.context.Process(target=child, args=(options, log_dir / "output.txt", keep_random_state))
         process.start()
         return process
 
-    def finish(self, log_dir: Path, **how: bool) -> dict[str, Any]:
+    def finish(self, log_dir: Path, keep_random_state: bool = True) -> dict[str, Any]:
         """Run or resume the training in `log_dir` to its end; return its result. Raises UserError if it fails."""
-        process = self.start(log_dir, **how)
+        process = self.start(log_dir, keep_random_state)
         process.join()
         if process.exitcode:
             raise UserError(f"a training failed with status {process.exitcode}: {log_dir / 'output.txt'}")
-        [run] = [run for run in numbered_runs(log_dir).values() if (run / CONFIG).is_file()]
+        [run] = begun_runs(log_dir)
         return result(run)
-
-    def undisturbed(self) -> tuple[dict[str, Any], float]:
-        """The result of a run that nobody kills, and its seconds."""
-        self.finish(self.folder / "warming-up")
-        start = time.monotonic()
-        ended = self.finish(self.folder / "undisturbed")
-        return ended, time.monotonic() - start
 
     def disturb(self, wanted: dict[str, Any], wait: Wait, name: str, kills: int) -> Outcome:
         """Start a run, kill it `kills` times, resume it each time, and compare its result."""
@@ -153,6 +144,10 @@ class Torture:
         process.kill()
         process.join()
         return self.finish(log_dir, keep_random_state=False) != wanted
+
+
+def begun_runs(log_dir: Path) -> list[Path]:
+    return [run for run in numbered_runs(log_dir).values() if (run / CONFIG).is_file()]
 
 
 def readable(path: Path) -> bool:
@@ -192,13 +187,9 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors(part)
 
 
-def at_any_time(seconds: float) -> Wait:
+def at_any_time(seconds: float, process: BaseProcess, _log_dir: Path) -> None:
     """Wait for a random moment of a run that takes `seconds`."""
-
-    def wait(process: BaseProcess, _log_dir: Path) -> None:
-        process.join(random.uniform(0, seconds))  # noqa: S311
-
-    return wait
+    process.join(random.uniform(0, seconds))  # noqa: S311
 
 
 def while_saving(process: BaseProcess, log_dir: Path) -> None:
@@ -216,15 +207,22 @@ def while_saving(process: BaseProcess, log_dir: Path) -> None:
 def record_torture(path: Path, dataset: str, data_dir: str, runs: int, folder: Path) -> dict[str, Any]:
     """Kill `runs` trainings, half of them while they save; write the record and return it."""
     torture = Torture(folder, dataset, data_dir)
-    wanted, seconds = torture.undisturbed()
-    kinds = {"at any time": at_any_time(seconds), "while a checkpoint is written": while_saving}
+    torture.finish(folder / "warming-up")
+    start = time.monotonic()
+    wanted = torture.finish(folder / "undisturbed")
+    seconds = time.monotonic() - start
+    kinds: dict[str, Wait] = {
+        "at any time": partial(at_any_time, seconds),
+        "while a checkpoint is written": while_saving,
+    }
     rows = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for kind, wait, share in zip(kinds, kinds.values(), (runs // 2, runs - runs // 2), strict=True):
             names = [f"{kind}-{number}" for number in range(share)]
             counts = [random.randint(1, 3) for _ in names]  # noqa: S311
             outcomes = list(pool.map(partial(torture.disturb, wanted, wait), names, counts))
-            rows.append({"killed": kind, **summed(outcomes)})
+            sums = {name: sum(getattr(one, name) for one in outcomes) for name in Outcome._fields}
+            rows.append({"killed": kind, "runs": share, **sums})
             print(rows[-1], flush=True)
     record = {
         "rows": rows,
@@ -237,22 +235,14 @@ def record_torture(path: Path, dataset: str, data_dir: str, runs: int, folder: P
     return record
 
 
-def summed(outcomes: list[Outcome]) -> dict[str, int]:
-    return {"runs": len(outcomes), **{name: sum(getattr(one, name) for one in outcomes) for name in Outcome._fields}}
-
-
 def torture_table(record: dict[str, Any]) -> str:
     """The record as a Markdown table, with the control below it."""
-    lines = [
-        "| killed with -9 | runs | kills | half-written files left | unreadable checkpoints | ended equal |",
-        "|---|---|---|---|---|---|",
-    ]
-    names = ("runs", *Outcome._fields)
-    lines += [f"| {row['killed']} | " + " | ".join(str(row[name]) for name in names) + " |" for row in record["rows"]]
-    control = (
-        "ends differently" if record["differs_without_random_state"] else "ENDS EQUAL, so this table proves nothing"
-    )
-    return "\n".join([*lines, "", f"The negative control, which drops the random state, {control}. {origin(record)}."])
+    names = ("killed", "runs", *Outcome._fields)
+    header = ("killed with -9", "runs", "kills", "half-written files left", "unreadable checkpoints", "ended equal")
+    table = markdown([header, *([row[name] for name in names] for row in record["rows"])])
+    differs = record["differs_without_random_state"]
+    control = "ends differently" if differs else "ENDS EQUAL, so this table proves nothing"
+    return f"{table}\n\nThe negative control, which drops the random state, {control}. {origin(record)}."
 
 
 @dataclass(frozen=True, kw_only=True)

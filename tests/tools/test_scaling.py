@@ -12,7 +12,6 @@ from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training.train import train
 from tools import scaling
-from tools.observe import Observation
 from tools.scaling import Case, Link, cases, exchange_seconds, paying_batch_size, scaling_table
 
 ROW = {"processes": 2, "threads": 1, "batch_size": 128, "step": 0.02, "free": 0.015, "exchange": 0.001}
@@ -28,28 +27,22 @@ def test_constants_match_the_model() -> None:
     assert pytest.approx(counter.get_total_flops() * 3, rel=0.01) == scaling.FLOP_AN_IMAGE
 
 
-def test_exchange_seconds_match_a_ring_by_hand() -> None:
-    """By hand: three devices, four messages of a third of 900,136 bytes at a million a second."""
+def test_model_matches_a_ring_by_hand() -> None:
+    """Three devices send four messages of a third of 900,136 bytes at a million a second."""
     link = Link("slow", 1e6, 0.5)
     assert exchange_seconds(3, link) == pytest.approx(4 * (0.5 + 0.900136 / 3))
     assert exchange_seconds(1, link) == 0
-
-
-def test_paying_batch_size_saves_what_the_exchange_costs() -> None:
-    link = scaling.LINKS[1]
+    link = scaling.LINKS[1]  # the batch size saves what the exchange costs
     images = paying_batch_size(2, link)
     saved = images * scaling.FLOP_AN_IMAGE / scaling.DEVICE_FLOPS / 2
     assert saved == pytest.approx(exchange_seconds(2, link), rel=0.01)
 
 
-def test_scaling_table_shows_shares_of_time() -> None:
+def test_scaling_times_cases_and_shows_shares_of_time() -> None:
     table = scaling_table(RECORD)
     assert "| 2 | 1 | 128 | 20.0 | 156 | 6,400 | 25% | 1.00 |" in table
-    assert "| 1 | 1 | 128 | 20.0 | 156 | 6,400 |  |  |" in table
+    assert "| 1 | 1 | 128 | 20.0 | 156 | 6,400 | | |" in table
     assert "2 cores. a CPU; torch 2; Fashion-MNIST; commit 0123456." in table
-
-
-def test_cases_give_each_process_one_thread() -> None:
     timed = [case for case in cases(2) if case.batch_size == 128]
     assert timed == [Case(1, 2, 128), *(Case(processes, 1, 128) for processes in (1, 2, 3, 4))]
 
@@ -65,9 +58,3 @@ def test_program_times_two_processes(tmp_path: Path) -> None:
     assert statuses == [0, 0], outputs
     step, free, exchange = map(float, scaling.SCALING.search(outputs[0]).groups())
     assert min(step, free, exchange) > 0
-
-
-def test_measure_case_names_a_silent_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(scaling, "observe", lambda _: Observation([], 1.0, 1.0))
-    with pytest.raises(scaling.UserError, match="printed no times"):
-        scaling.measure_case(Case(1, 1, 20), "drawn", "")
