@@ -34,11 +34,9 @@ Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Strategy = Literal["auto", "ddp"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 
-
 if TYPE_CHECKING:
     PositiveFinite = float
     Seed = int
-    BatchSize = int
     Shift = int
     TopK = int
     NonNegativeFinite = float
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
 else:
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
-    BatchSize = restricted_number_type("BatchSize", int, [(">", 0), ("<", 2**31)])  # more than any memory holds
     Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 28)])  # by 28 an image is out of sight
     TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 10)])
     NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
@@ -57,10 +54,7 @@ else:
 
 
 def path_option(default: Any = MISSING) -> Any:
-    """A field that names a file or folder: `~` and `$NAME` in it are replaced.
-
-    A shell replaces no `~` after `=`, and nothing in a recipe; Lightning and torchvision replace it in some places.
-    """
+    """A field that names a file or folder. `~` and `$NAME` are replaced, as only some libraries would do."""
     return field(default=default, metadata={"path": True})
 
 

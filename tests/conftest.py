@@ -23,13 +23,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = os.devnull
 
+import lightning as L
+
 from fmnist_lightning import cli
 from fmnist_lightning.data import download, drawn
 from fmnist_lightning.data.fashion_mnist import FILES
 from fmnist_lightning.errors import SIGNALS
 from fmnist_lightning.report.tensorboard import TensorBoardPlots
 from fmnist_lightning.runs.folders import find_run
-from fmnist_lightning.training.resume import AtomicCheckpointIO
 from fmnist_lightning.training.train import train
 
 Program = Callable[..., tuple[int, str]]
@@ -272,11 +273,11 @@ def trained(trained_once: Path, tmp_path: Path, small_drawn: None) -> Path:
 def steps_of_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows with each save, by the number of its step."""
     steps: list[int] = []
-    save = AtomicCheckpointIO.save_checkpoint
+    save = L.Trainer.save_checkpoint
 
-    def noting(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
-        steps.append(checkpoint["global_step"])
-        save(self, checkpoint, path)
+    def noting(self: L.Trainer, *arguments: Any, **keywords: Any) -> None:
+        steps.append(self.global_step)
+        save(self, *arguments, **keywords)
 
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noting)
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", noting)
     return steps

@@ -14,7 +14,6 @@ from fmnist_lightning.cli import (
     DATA_DIR,
     LOG_DIR,
     Accelerator,
-    BatchSize,
     Dataset,
     Fraction,
     MixupAlpha,
@@ -95,7 +94,7 @@ class DataOptions:
     data_dir: str = path_option(DATA_DIR)
     """Folder with torchvision's layout or with the four files, gzipped or not. Missing files are downloaded into it.
     The environment variable FMNIST_DATA_DIR sets the default."""
-    batch_size: BatchSize = 128
+    batch_size: PositiveInt = 128
     """Images per step, over all devices. Each device takes its shard of the same batch."""
     val_fraction: Fraction = 0.1
     """Fraction of the training set, balanced by class, that is held out for validation. With 0 the training uses all

@@ -90,8 +90,7 @@ def resolve_devices(
 def cluster_environment() -> ClusterEnvironment | None:
     """This process's rank and world size, if torchrun, `launch` or SLURM's srun started it as one of several.
 
-    Lightning overlooks srun in a job that is named interactive or bash, and would requeue the job, which --resume
-    replaces. A SLURM job's script has the variables of SLURM too, but only srun sets those of a step.
+    Lightning overlooks srun in a job that is named interactive or bash. Only srun sets the variables of a step.
     """
     if TorchElasticEnvironment.detect():  # first, since torchrun can run in a SLURM job
         return TorchElasticEnvironment()

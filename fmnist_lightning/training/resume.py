@@ -88,21 +88,13 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs
         raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with scripts/test.py)")
     begun = content["epoch"] + 1
     if max_epochs < begun:
-        raise UserError(
-            f"cannot resume from {checkpoint} to --max_epochs {max_epochs}: it has begun epoch {begun} (use "
-            f"--max_epochs {begun} or more, or train a new run)"
-        )
+        raise UserError(f"cannot resume {checkpoint} to --max_epochs {max_epochs}: it has begun {begun} (give more)")
     load_weights(module, content, checkpoint)
-    check_same_teacher(run, content.get("teacher"), module.teacher.identity if module.teacher else None)
-    return int(content["global_step"])
-
-
-def check_same_teacher(run: Path, before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
-    """Raise UserError if a run would resume with another teacher, or weigh it otherwise."""
+    before, now = content.get("teacher"), module.teacher.identity if module.teacher else None
     if before != now:
-        hint = "give the options of its own teacher" if before else "give --teacher null"
         wanted, found = describe_teacher(before), describe_teacher(now)
-        raise UserError(f"cannot resume {run} with the teacher {found}: it began with {wanted} ({hint})")
+        raise UserError(f"cannot resume {run} with the teacher {found}: it began with {wanted} (give that one)")
+    return int(content["global_step"])
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -145,8 +137,8 @@ class Patience(EarlyStopping):
 class RandomState(Callback):
     """Saves torch's random state, of the CPU and the training device, in each checkpoint, and restores it.
 
-    Lightning saves none, so dropout would repeat its first masks. Each process has its own state, so that no two draw
-    the same masks. A device of another kind than the checkpoint's, or another number of devices, starts anew.
+    Lightning saves none, so dropout would repeat its first masks. Each rank has its own state. A device of another kind
+    than the checkpoint's, or another number of devices, starts anew.
     """
 
     def __init__(self, seed: int) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,19 +35,21 @@ STEPS = ["--max_epochs", 3, "--dropout", "[0,0,0]"]  # 33 steps
 RTOL = 1e-9  # in 64 bits; in 32 bits rounding grows up to 6e-4 (LOG.md, 2026-11-25)
 
 
-def trained_by(folder: Path, world_size: int, *arguments: object, **how: Any) -> tuple[Path, list[str]]:
-    """The one run folder of a training on several ranks, and what each of them printed."""
+def trained_by(folder: Path, world_size: int, *arguments: object, before: Callable[[], None] | None = None) -> Path:
+    """The one run folder of a training on several ranks. Only rank 0 prints."""
     options = [*SMALL, "--devices", world_size, "--log_dir", folder / "logs", *arguments]
-    statuses, outputs = run_ranks(folder, train, options, world_size=world_size, **how)
+    statuses, outputs = run_ranks(folder, train, options, world_size=world_size, before=before)
     assert statuses == [0] * world_size, outputs
     [run] = (folder / "logs").iterdir()
-    return run, outputs
+    assert f"run folder: {run}" in outputs[0]
+    assert not any(outputs[1:])
+    return run
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training and test in one process."""
-    return trained_by(tmp_path_factory.mktemp("alone"), 1, *STEPS)[0]
+    return trained_by(tmp_path_factory.mktemp("alone"), 1, *STEPS)
 
 
 def last_checkpoint(run: Path) -> dict[str, Any]:
@@ -69,10 +72,7 @@ def assert_same_results(run: Path, alone: Path) -> None:
 
 
 def test_three_ranks_train_as_one_process_does(tmp_path: Path, alone: Path) -> None:
-    run, outputs = trained_by(tmp_path, 3, *STEPS)
-    assert_same_results(run, alone)
-    assert "run folder: " in outputs[0]
-    assert outputs[1:] == ["", ""]
+    assert_same_results(trained_by(tmp_path, 3, *STEPS), alone)
 
 
 def forget_shard_sizes() -> None:
@@ -87,7 +87,7 @@ def forget_shard_sizes() -> None:
 
 def test_three_ranks_differ_if_losses_are_means_of_means(tmp_path: Path, alone: Path) -> None:
     """The negative control."""
-    run, _ = trained_by(tmp_path, 3, *STEPS, "--test", "false", before=forget_shard_sizes)
+    run = trained_by(tmp_path, 3, *STEPS, "--test", "false", before=forget_shard_sizes)
     assert not close(run, alone)
 
 
@@ -102,7 +102,7 @@ def test_two_nodes_train_as_one_process_does(tmp_path: Path, alone: Path, monkey
     """Under srun, without shared files, with Muon, a schedule, averaged weights and a teacher."""
     options = ["--max_epochs", 2, "--dropout", "[0,0,0]", "--optimizer", "muon", "--lr", 0.003, "--patience", 1]
     options += ["--schedule", "one_cycle", "--ema", 0.9, "--label_smoothing", 0.1, "--teacher", alone]
-    one, _ = trained_by(tmp_path / "one", 1, *options, "--test", "false")
+    one = trained_by(tmp_path / "one", 1, *options, "--test", "false")
     monkeypatch.chdir(tmp_path)
     nodes = functools.partial(slurm_environment, nodes=2)
     options += [*SMALL, "--num_nodes", 2, "--log_dir", "logs"]
@@ -134,10 +134,10 @@ def test_one_rank_of_a_machine_downloads(tmp_path: Path, mirror: Mirror, tiny_fi
 def test_ranks_draw_their_own_random_numbers(tmp_path: Path) -> None:
     """A run that resumes with the same number of ranks ends like an undisturbed one, bit for bit."""
     options = ["--flip", "true", "--shift", 1, "--test", "false"]
-    whole, _ = trained_by(tmp_path / "whole", 2, *options, "--max_epochs", 2)
+    whole = trained_by(tmp_path / "whole", 2, *options, "--max_epochs", 2)
     states = last_checkpoint(whole)["random_states"]
     assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
-    run, _ = trained_by(tmp_path / "part", 2, *options, "--max_epochs", 1)
+    run = trained_by(tmp_path / "part", 2, *options, "--max_epochs", 1)
     trained_by(tmp_path / "part", 2, "--resume", run, "--max_epochs", 2)
     assert close(run, whole, rtol=0)
 

@@ -227,7 +227,7 @@ def test_run_does_not_resume_as_another(trained: Path, change: dict[str, Any], w
 def test_run_does_not_resume_to_fewer_epochs(trained: Path) -> None:
     last = trained / "checkpoints" / "last.ckpt"
     torch.save({**read_checkpoint(last), "epoch": 1}, last)
-    with pytest.raises(UserError, match=r"it has begun epoch 2 \(use --max_epochs 2 or more"):
+    with pytest.raises(UserError, match="it has begun 2"):
         check_checkpoint(trained, last, Classifier(), 1)
 
 

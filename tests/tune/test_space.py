@@ -55,7 +55,7 @@ def test_space_refuses_what_no_search_can_change(tmp_path: Path, option: str) ->
         ({"lr": {"low": 0.1, "high": 0.3, "log": True, "step": 0.1}}, "step"),
         ({"lr": {"low": 0.1, "high": 0.3, "step": 0.15}}, "step=0.15"),
         ({"erase": {"low": 0, "high": 0.5, "log": True}}, "low > 0"),
-        ({"batch_size": {"low": True, "high": 8}}, "BatchSize"),
+        ({"batch_size": {"low": True, "high": 8}}, "PositiveInt"),
         ({"flip": {"low": False, "high": True}}, "numbers"),
         ({"flip": {"choices": []}}, "choices"),
         ({"model": {"choices": ["seed", "resnet"]}}, "resnet"),
