@@ -336,13 +336,6 @@ def assert_not_joined(program: Program, folder: Path, word: str) -> None:
     assert not list(folder.parent.glob("*joined*"))
 
 
-def test_join_writes_into_the_same_folder(program: Program, parts: list[Path]) -> None:
-    joined = parts[0].with_name("joined")
-    assert program(join, "--folder", joined.parent, "--file", joined) == (0, f"{joined}: 3 rows of 3 files\n")
-    kind = parts[0].suffix[1:]
-    assert joined.read_bytes() == b"".join([HEADERS[kind], *(ROWS[kind] % name for name in (b"a", b"b", b"c"))])
-
-
 def test_join_does_not_overwrite_parts(program: Program, parts: list[Path], tmp_path: Path) -> None:
     folder = parts[0].parent
     (tmp_path / "link").symlink_to(folder)

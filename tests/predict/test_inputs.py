@@ -46,10 +46,6 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-
-
 def assert_reads(results: Iterable[Result], expected: list[tuple[str, int]]) -> None:
     """Each result is a picture of that name and that of IMAGES."""
     for result, (name, index) in zip(results, expected, strict=True):
@@ -132,21 +128,16 @@ def test_impossible_names_are_faults() -> None:
         assert reason in fault_of(name)
 
 
-def test_unnamed_pipes_are_left_out() -> None:
+def test_pipe_is_read_if_it_is_named() -> None:
     touch("shop/a.png")
     os.mkfifo("shop/b.png")
     assert expand_all(["shop", "shop/*.png"]) == ["shop/a.png", "shop/a.png"]
     assert expand_all(["shop/b*", "shop/b.png"]) == [Fault("shop/b*", "matches no file"), "shop/b.png"]
-
-
-@pytest.mark.parametrize("content", [png(1), idx(IMAGES[1:2])])
-def test_named_pipe_is_read(content: bytes) -> None:
-    os.mkfifo("pipe")
-    writer = threading.Thread(target=Path("pipe").write_bytes, args=(content,))
-    writer.start()
-    [picture] = read_all(["pipe"])
-    writer.join()
-    assert (picture.image == IMAGES[1]).all()
+    for content, name in ((png(1), "shop/b.png"), (idx(IMAGES[1:2]), "shop/b.png[0]")):
+        writer = threading.Thread(target=Path("shop/b.png").write_bytes, args=(content,))
+        writer.start()
+        assert_reads(read_all(["shop/b.png"]), [(name, 1)])
+        writer.join()
 
 
 @pytest.mark.parametrize(
@@ -154,29 +145,30 @@ def test_named_pipe_is_read(content: bytes) -> None:
 )
 def test_standard_input_is_read_in_its_turn(monkeypatch: pytest.MonkeyPatch, content: bytes, name: str) -> None:
     Path("a.png").write_bytes(png(0))
-    set_stdin(monkeypatch, content)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
     assert_reads(read_all(["a.png", "-", "a.png"]), [("a.png", 0), (name, 1), ("a.png", 0)])
 
 
 def test_standard_input_empty_closed_or_endless_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "MAX_STREAM", 1000)
-    set_stdin(monkeypatch, b"")
-    assert fault_of("-") == "is empty"
+    for stdin in (SimpleNamespace(buffer=io.BytesIO()), None):  # None after `<&-`
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert fault_of("-") == "is empty"
     with Path("/dev/zero").open("rb") as endless:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=endless))
         assert "longer than 1,000 bytes" in fault_of("-")
-    monkeypatch.setattr("sys.stdin", None)  # after `<&-`
-    assert fault_of("-") == "is empty"
 
 
 @pytest.mark.parametrize("packing", [bytes, pack])
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "images"])
-def test_idx_files_are_recognized_and_not_changed(name: str, packing: Callable[[bytes], bytes]) -> None:
+def test_idx_images_are_not_inverted(name: str, packing: Callable[[bytes], bytes]) -> None:
+    Path("a.png").write_bytes(png(0))
     Path(name).write_bytes(packing(idx(255 - IMAGES)))  # with bright corners
-    for index, picture in enumerate(read_all([name])):
-        assert picture.name == f"{name}[{index}]"
-        assert (picture.image == 255 - IMAGES[index]).all()
-    assert index == 2
+    for invert, expected in (("auto", IMAGES[0]), ("always", 255 - IMAGES[0])):
+        picture, *images = read_all(["a.png", name], invert)
+        assert (picture.image == expected).all()
+        assert [image.name for image in images] == [f"{name}[0]", f"{name}[1]", f"{name}[2]"]
+        assert (np.stack([image.image for image in images]) == 255 - IMAGES).all()
 
 
 @pytest.mark.parametrize(
@@ -218,14 +210,6 @@ def test_read_all_reports_faults_in_order() -> None:
     reasons |= {"x*": "no file", "gone": "No such file"}
     for fault, (name, reason) in zip(results[1:7], reasons.items(), strict=True):
         assert (fault.name, reason in fault.reason) == (name, True), fault
-
-
-def test_invert_applies_to_pictures_but_not_to_idx_images() -> None:
-    Path("a.png").write_bytes(png(0))
-    Path("b").write_bytes(idx(IMAGES[1:2]))
-    picture, image = read_all(["a.png", "b"], "always")
-    assert (picture.image == 255 - IMAGES[0]).all()
-    assert (image.image == IMAGES[1]).all()
 
 
 @pytest.mark.parametrize("workers", [1, 3])

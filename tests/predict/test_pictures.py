@@ -156,21 +156,16 @@ def test_picture_is_turned_by_its_exif_orientation(kind: str) -> None:
     assert len({prepared(turn(photo())).tobytes() for turn in TURNS.values()}) == 8
 
 
-@pytest.mark.parametrize("exif", [b"XX*\0", b"II*\0\x08\0\0"])
-def test_broken_exif_is_ignored(exif: bytes) -> None:
+# The width as text, which should be a number, and orientation 6.
+TEXT_FOR_WIDTH = struct.pack(">2sHIH HHI4s HHIHH I", b"MM", 42, 8, 2, 0x100, 2, 2, b"7", 0x112, 3, 1, 6, 0, 0)
+
+
+@pytest.mark.parametrize(("exif", "orientation"), [(b"XX*\0", 1), (b"II*\0\x08\0\0", 1), (TEXT_FOR_WIDTH, 6)])
+def test_damaged_exif_prevents_nothing(exif: bytes, orientation: int) -> None:
     file = saved(PHOTO, exif=exif)
     with pytest.raises((SyntaxError, struct.error)), Image.open(file) as image:
-        image.getexif()
-    assert (read_picture(file) == prepare(PHOTO)).all()
-
-
-def test_exif_tag_of_wrong_type_does_not_prevent_turning() -> None:
-    # Two tags: the width as text, which should be a number, and orientation 6.
-    exif = struct.pack(">2sHIH HHI4s HHIHH I", b"MM", 42, 8, 2, 0x100, 2, 2, b"7", 0x112, 3, 1, 6, 0, 0)
-    file = saved(PHOTO, exif=exif)
-    with pytest.raises(struct.error), Image.open(file) as image:
         ImageOps.exif_transpose(image)
-    assert (read_picture(file) == prepared(TURNS[6](photo()))).all()
+    assert (read_picture(file) == prepared(TURNS[orientation](photo()))).all()
 
 
 def test_picture_of_28_pixels_comes_back_unchanged() -> None:
@@ -307,10 +302,3 @@ def test_check_pixels_accepts_one_to_the_limit() -> None:
     for size in ((1, MAX_PIXELS + 1), (0, 5)):
         with pytest.raises(PictureError, match=f"{size[0]} x {size[1]:,} pixels"):
             check_pixels(SimpleNamespace(size=size))
-
-
-@pytest.mark.parametrize("name", ["gone.png", "loop.png", "", "a\0b.png"])
-def test_load_picture_names_what_cannot_be_opened(name: str, tmp_path: Path) -> None:
-    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    with pytest.raises(PictureError, match=f"{name}: it can't be opened"):
-        load_picture(f"{tmp_path}/{name}")

@@ -143,7 +143,7 @@ def test_each_bad_name_has_a_message_and_the_rest_its_rows(program: Program) -> 
 def test_wrong_option_is_named(program: Program) -> None:
     for words, name in (
         (["--save_inputs", "b.png/x"], "b.png"),
-        (["--weights", "no"], "no"),
+        (["--weights", "packagd"], "packagd"),
         (["--devices", 2], "--output"),
     ):
         status, output = program(predict, "a.jpg", *words)
