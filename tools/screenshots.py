@@ -16,7 +16,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
 from fmnist_lightning.predict.pictures import prepare
 from fmnist_lightning.runs.files import atomic_write
-from fmnist_lightning.runs.folders import REPORT, find_run, testing_command
+from fmnist_lightning.runs.folders import REPORT, find_run
 from tools.browser import chromium, tensorboard
 
 WIDTH = 1000  # pixels
@@ -37,12 +37,7 @@ ul { padding: 0; margin: 0 }
 
 
 def take_screenshots(browser: Browser, run: Path, address: str, folder: Path) -> list[Path]:
-    """Write pictures of a run's report, of its TensorBoard at `address`, and of predictions; return the files.
-
-    Raises UserError if the run has no report.
-    """
-    if not (run / REPORT).is_file():
-        raise UserError(f"cannot find {run / REPORT} (test the run first: {testing_command(run)})")
+    """Write pictures of a run's report, of its TensorBoard at `address`, and of predictions; return the files."""
     pictures = {
         "report": report_picture(browser, run),
         "tensorboard": tensorboard_picture(browser, address),

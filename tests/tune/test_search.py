@@ -221,11 +221,7 @@ def test_first_trial_is_the_recipe_if_possible(searching: Search, folder: Path, 
     assert best["dropout"] in choices
 
 
-def test_search_needs_a_validation_split(searching: Search, folder: Path) -> None:
-    status, output = searching(1, val_fraction=0.0, ckpt="last")
-    assert status == 1
-    assert "val_fraction 0" in output
-    assert not folder.exists()
+def test_options_of_the_command_replace_the_recipes(searching: Search, folder: Path) -> None:
     assert searching(1, "--val_fraction", 0.1, val_fraction=0.0, ckpt="last")[0] == 0
     assert yaml.safe_load((folder / "best.yaml").read_text())["val_fraction"] == 0.1
 
@@ -273,8 +269,7 @@ def test_full_disk_ends_the_search_and_does_not_count(searching: Search, folder:
     full = UserError("the disk is full")
     full.__cause__ = OSError(errno.ENOSPC, "")
     status, output = searching(2, first=(rate_as_accuracy, fail_with(full)))
-    assert status == 1
-    assert "error: the disk is full" in output
+    assert (status, "error: the disk is full" in output) == (1, True)
     assert searching(2)[0] == 0
     assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE"]
 
@@ -363,33 +358,23 @@ def test_two_processes_share_the_trials(folder: Path) -> None:
     numbers = [int(number) for output in outputs for number in re.findall(r"trial (\d+): val/accuracy", output)]
     assert sorted(numbers) == list(range(len(states(folder))))
     assert len(set(rates(folder))) == len(numbers)
-    assert all("val/accuracy" in output for output in outputs)
+    assert all("val/accuracy" in output for output in outputs)  # both took part
 
 
-def test_last_trial_of_another_process_is_waited_for(
-    searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("trains", "waits"), [({"trains": 1}, True), ({"trains": 0}, False), ({}, False)])
+def test_search_waits_for_others_trials_in_training_alone(
+    searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch, trains: dict[str, int], waits: bool
 ) -> None:
-    assert searching(1)[0] == 0
-    others = study_in(folder).ask()
-    others.set_user_attr("trains", others.number)
-    monkeypatch.setattr(time, "sleep", lambda _: study_in(folder).tell(others.number, 0.0))
-    status, output = searching(2)
-    assert status == 0
-    assert "waiting for the last trials" in output
-    assert states(folder) == ["COMPLETE", "COMPLETE"]
-
-
-@pytest.mark.parametrize("before", [{}, {"trains": 0}])
-def test_trial_killed_before_its_training_is_not_waited_for(
-    searching: Search, folder: Path, before: dict[str, int]
-) -> None:
-    """A trial that is run again has the attributes of the one that was lost."""
+    """Others' trials were killed before their training. One that is run again has the lost one's attributes."""
     assert searching(1)[0] == 0
     study = study_in(folder)
-    study.enqueue_trial({"lr": 5e-3}, user_attrs=before)
-    study.ask()
-    assert searching(2)[0] == 0
-    assert states(folder) == ["COMPLETE", "RUNNING", "COMPLETE"]
+    study.enqueue_trial({"lr": 5e-3}, user_attrs=trains)
+    others = study.ask()
+    monkeypatch.setattr(time, "sleep", lambda _: study.tell(others, 0.0))
+    status, output = searching(2)
+    assert status == 0
+    assert ("waiting for the last trials" in output) is waits
+    assert states(folder) == ["COMPLETE", *(["COMPLETE"] if waits else ["RUNNING", "COMPLETE"])]
 
 
 def test_machines_share_a_study_by_url(searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +396,7 @@ def test_study_of_another_recipe_or_space_is_refused(searching: Search, program:
         ({"space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}}, "lr (space)"),
     ):
         status, output = searching(2, **how)
-        assert status == 1
-        assert words in output
+        assert (status, words in output) == (1, True)
     # The same search may move, and run on another device.
     moved = folder.rename(folder.parent / "moved")
     assert searching(2, "--study", moved, "--accelerator", "auto")[0] == 0
@@ -450,6 +434,7 @@ def test_sampler_draws_the_same_in_a_resumed_search_and_learns() -> None:
         ({"teacher": "nowhere"}, [], "nowhere"),
         ({"devices": 2}, [], "one process"),
         ({"num_nodes": 2}, [], "num_nodes"),
+        ({"val_fraction": 0.0, "ckpt": "last"}, [], "val_fraction 0"),
         ({}, ["--dataset", "fashion_mnist", "--data_dir", "empty"], "--dataset drawn"),
         ({}, ["--recipe", "missing.yaml"], "missing.yaml"),
     ],
@@ -468,8 +453,7 @@ def test_trial_under_torchrun_is_refused(searching: Search, monkeypatch: pytest.
     for name, value in torchrun_environment(0, 2, 12345).items():
         monkeypatch.setenv(name, value)
     status, output = searching(1, devices=2)
-    assert status == 1
-    assert "one process" in output
+    assert (status, "one process" in output) == (1, True)
 
 
 def test_missing_optuna_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,9 +473,7 @@ def test_database_that_breaks_is_named(searching: Search, folder: Path) -> None:
 
     for first, word in (((rate_as_accuracy, break_database), "cannot use the study's"), ((), "is not a database")):
         status, output = searching(3, first=first)
-        assert status == 1
-        assert word in output
-        assert "to resume later: python scripts/tune.py" in output
+        assert (status, word in output, "to resume later: python scripts/tune.py" in output) == (1, True, True)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +481,6 @@ def test_database_that_breaks_is_named(searching: Search, folder: Path) -> None:
     [
         ("mssql://me:secret@127.0.0.1:9/studies", "pyodbc"),
         ("sqlite://me:secret@host/studies", "cannot use"),
-        ("nowhere://me:secret@host/studies", "DIALECT"),
         ("postgresql://me:secret@host:port/studies", "DIALECT"),
         ("secret", "DIALECT"),
         ("sqlite:///$LACKING/study.db?secret", "LACKING"),
@@ -510,10 +491,7 @@ def test_database_that_cannot_be_used_is_named_without_password(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyodbc", None)
     status, output = searching(1, "--storage", url)
-    assert status == 1
-    assert word in output
-    assert "secret" not in output
-    assert "Traceback" not in output
+    assert (status, word in output, "secret" in output, "Traceback" in output) == (1, True, False, False)
 
 
 def test_driver_message_is_shown_without_password() -> None:
@@ -528,7 +506,6 @@ def test_driver_message_is_shown_without_password() -> None:
     [
         ("postgresql://me:secret@host:5432/studies", "postgresql://me:***@host:5432/studies"),
         ("postgresql://me:se%40c?re/t:@host/studies", "postgresql://me:***@host/studies"),
-        ("postgresql://:secret@host", "postgresql://:***@host"),
         ("mysql://me@host/studies?password=secret", "mysql://me@host/studies?***"),
         ("mysql://host/studies?a=b:c@secret", "mysql://host/studies?***"),
         ("postgresql://me:$PASSWORD@host/studies", "postgresql://me:$PASSWORD@host/studies"),

@@ -33,42 +33,32 @@ def write_space(folder: Path, content: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    "option", ["dataset", "val_fraction", "seed", "test", "ckpt", "precision", "log_dir", "resume", "learning_rate"]
-)
-def test_space_refuses_what_no_search_can_change(tmp_path: Path, option: str) -> None:
-    with pytest.raises(UserError, match=f"cannot search {option} "):
-        read_space(write_space(tmp_path, {option: {"choices": [1]}}))
-
-
-@pytest.mark.parametrize(
     ("space", "word"),
     [
-        ([], "space.yaml"),
-        ("lr: [", "space.yaml"),
-        ({"dropout.3": {"low": 0, "high": 0.5}}, "dropout.3"),
+        ("lr: [", ""),
         ({"lr": 0.1}, "lr"),
         ({"lr": {"low": 0.1}}, "high"),
         ({"lr": {"low": 0.1, "high": 0.2, "stride": 1}}, "stride"),
         ({"lr": {"low": 0, "high": 0.2}}, "PositiveFinite"),
         ({"lr": {"low": 0.2, "high": 0.1}}, "low <= high"),
-        ({"lr": {"low": 0.1, "high": 0.2, "log": "no"}}, "log"),
-        ({"lr": {"low": 0.1, "high": 0.3, "log": True, "step": 0.1}}, "step"),
         ({"lr": {"low": 0.1, "high": 0.3, "step": 0.15}}, "step=0.15"),
-        ({"erase": {"low": 0, "high": 0.5, "log": True}}, "low > 0"),
         ({"batch_size": {"low": True, "high": 8}}, "PositiveInt"),
         ({"flip": {"low": False, "high": True}}, "numbers"),
         ({"flip": {"choices": []}}, "choices"),
-        ({"model": {"choices": ["seed", "resnet"]}}, "resnet"),
         ({"teacher": {"choices": [None, "last"]}}, "last"),
         ({"dropout": {"choices": [[0.1, 0, 1.5]]}}, "dropout"),
         ({"dropout": {"choices": [[0, 0, 0]]}, "dropout.0": {"low": 0, "high": 0.5}}, "dropout"),
     ],
 )
 def test_space_names_the_mistake(tmp_path: Path, space: Any, word: str) -> None:
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError, match=rf"space\.yaml.*{word}"):
         read_space(write_space(tmp_path, space))
-    assert "space.yaml" in str(refusal.value)
-    assert word in str(refusal.value)
+
+
+def test_space_refuses_what_no_search_can_change(tmp_path: Path) -> None:
+    for option in ("dataset", "val_fraction", "seed", "test", "ckpt", "precision", "log_dir", "resume", "dropout.3"):
+        with pytest.raises(UserError, match=f"cannot search {option} "):
+            read_space(write_space(tmp_path, {option: {"choices": [1]}}))
 
 
 def test_space_has_the_types_of_the_options(tmp_path: Path) -> None:
