@@ -78,9 +78,9 @@ def write_verified(pretrained: Pretrained, kind: str, path: Path, batches: Seque
     with atomic_write(path) as file:
         file.write(write(pretrained))
         file.flush()
-        predict, expect = read(Path(file.name)), with_softmax(pretrained.net)
+        runs = read(Path(file.name)), with_softmax(pretrained.net)
         with torch.inference_mode():
-            probs, expected = (torch.cat([run(images) for images in batches]) for run in (predict, expect))
+            probs, expected = (torch.cat([run(images) for images in batches]) for run in runs)
         return verify(probs, expected, f"cannot write {path}: its {kind} model")
 
 

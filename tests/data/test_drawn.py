@@ -11,18 +11,12 @@ from fmnist_lightning.data.fashion_mnist import CLASSES
 from fmnist_lightning.models.nets import SeedNet
 
 
-def test_load_drawn_has_the_shape_of_fashion_mnist() -> None:
-    assert drawn.PER_CLASS == {"train": 6000, "test": 1000}
-    images, labels = load_drawn(train=False)
-    assert (images.shape, images.dtype, labels.dtype) == ((10000, 1, 28, 28), torch.uint8, torch.int64)
-    assert labels.bincount().tolist() == [1000] * 10
-
-
 def test_load_drawn_repeats_itself_and_its_sets_differ(small_drawn: None) -> None:
-    first, second = load_drawn(train=True), load_drawn(train=True)
+    first, second, test_set = load_drawn(train=True), load_drawn(train=True), load_drawn(train=False)
+    assert (first.images.shape, first.images.dtype) == ((600, 1, 28, 28), torch.uint8)
+    assert test_set.labels.bincount().tolist() == [20] * 10
     assert all(map(torch.equal, first, second))
-    test_images = load_drawn(train=False).images
-    assert not any(torch.equal(image, other) for image in test_images[:20] for other in first.images)
+    assert not any(torch.equal(image, other) for image in test_set.images[:20] for other in first.images)
 
 
 @pytest.mark.parametrize("name", CLASSES)
