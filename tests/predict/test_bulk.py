@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -70,17 +69,12 @@ def same_rows(first: bytes, second: bytes) -> bool:
     return probability.sub(b"", first) == probability.sub(b"", second) and np.allclose(mine, other, atol=2e-6)
 
 
-@pytest.fixture
-def whole(program: Program, pictures: Path, tmp_path: Path) -> Callable[[str], Path]:
+def whole(program: Program, pictures: Path, kind: str) -> Path:
     """The one part of a prediction by one process."""
-
-    def predicted(kind: str) -> Path:
-        folder = tmp_path / f"whole_{kind}"
-        status, output = program(predict, *options(pictures, folder, kind))
-        assert (status, "cannot read 1 of the pictures" in output) == (1, True), output
-        return folder / Shard(1, 1).part(kind)
-
-    return predicted
+    folder = pictures.parent / f"whole_{kind}"
+    status, output = program(predict, *options(pictures, folder, kind))
+    assert (status, "cannot read 1 of the pictures" in output) == (1, True), output
+    return folder / Shard(1, 1).part(kind)
 
 
 def unfinished(part: Path, content: bytes) -> Path:
@@ -94,7 +88,7 @@ def unfinished(part: Path, content: bytes) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("total", [2, 9])
 def test_joined_shards_equal_one_process(
-    program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], Path], total: int, kind: str
+    program: Program, pictures: Path, tmp_path: Path, total: int, kind: str
 ) -> None:
     """Also if there are more shards than files."""
     for number in range(1, total + 1):
@@ -102,7 +96,7 @@ def test_joined_shards_equal_one_process(
     joined = tmp_path / f"joined.{kind}"
     status, output = program(join, "--folder", tmp_path / "parts", "--file", joined)
     assert status == 0, output
-    assert same_rows(joined.read_bytes(), whole(kind).read_bytes())
+    assert same_rows(joined.read_bytes(), whole(program, pictures, kind).read_bytes())
     assert "12 rows of 8 files" in output
     assert "broken.png: " in output
     names = names_in(joined)
@@ -112,10 +106,10 @@ def test_joined_shards_equal_one_process(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_process_killed_after_any_byte_resumes(
-    program: Program, pictures: Path, whole: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
+    program: Program, pictures: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """No image is classified twice."""
-    part = whole(kind)
+    part = whole(program, pictures, kind)
     content = part.read_bytes()
     classified: list[int] = []
     call = PictureClassifier.__call__
@@ -173,10 +167,10 @@ def test_output_is_no_input_when_the_command_is_repeated(
 
 
 def test_ranks_take_their_shards(
-    program: Program, pictures: Path, tmp_path: Path, whole: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    program: Program, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that can't be read ends no rank."""
-    expected = whole("json").read_bytes()
+    expected = whole(program, pictures, "json").read_bytes()
     for rank in (1, 0):
         for name, value in torchrun_environment(rank, 2, port=1).items():
             monkeypatch.setenv(name, value)
@@ -289,14 +283,12 @@ def test_options_that_do_not_go_with_output_are_refused(program: Program, pictur
     assert not (tmp_path / "parts").exists()
 
 
-def test_damaged_part_is_not_resumed(pictures: Path, whole: Callable[[str], Path]) -> None:
-    part = whole("json")
+def test_damaged_part_is_not_resumed(program: Program, pictures: Path) -> None:
+    part = whole(program, pictures, "json")
     lines = part.read_bytes().splitlines(keepends=True)
-    chosen = PredictOptions([str(pictures)], output=str(part.parent), format="json", accelerator="cpu")
     for content in (lines[1], b"[]\n", b"".join(lines) + lines[0]):
-        unfinished(part, content)
-        with pytest.raises(UserError, match=r"part-00001.*delete it"):
-            bulk.write_shard(chosen, part.parent, Shard(1, 1))
+        partial = unfinished(part, content)
+        assert_refused(program, options(pictures, part.parent), partial.name)
 
 
 def plan(**changed: object) -> str:

@@ -198,31 +198,18 @@ def test_prediction_has_labels_names_and_top_classes() -> None:
     assert str(prediction) == "Ankle boot 50.0%, Sneaker 25.0%, Sandal 18.8%\nTrouser 87.5%, Dress 9.4%, Coat 3.1%"
 
 
-def example(text: str) -> str:
-    """The three lines that show the Python interface."""
-    found = EXAMPLE.search(text)
-    assert found, "the example is missing"
-    return textwrap.dedent(found[0])
-
-
 def test_example_in_readme_runs_and_package_imports_fast(boot: Path) -> None:
-    lines = example((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert lines == example(str(classifier.__doc__))
-    assert lines.count("\n") == 3
+    found = [EXAMPLE.search(text) for text in ((ROOT / "README.md").read_text("utf-8"), str(classifier.__doc__))]
+    lines, same = (textwrap.dedent(example[0]) for example in found if example)
+    assert lines == same
     before = "import sys, fmnist_lightning; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()\n"
     modules = "fmnist_lightning.predict.predict, fmnist_lightning.data.sources"
     after = f"import {modules}; assert not {{'lightning', 'torchvision'}} & sys.modules.keys()\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", before + lines + after],
-        cwd=boot.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-c", before + lines + after]
+    output = subprocess.check_output(command, cwd=boot.parent, env=environment, text=True)
     name = "|".join(map(re.escape, CLASSES))
-    assert re.fullmatch(rf"(({name}) \d+\.\d%(, |\n)){{3}}", result.stdout), result.stdout
+    assert re.fullmatch(rf"(({name}) \d+\.\d%(, |\n)){{3}}", output), output
 
 
 def test_package_exports_its_public_names() -> None:
