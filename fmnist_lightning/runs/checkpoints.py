@@ -65,10 +65,6 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path
 
 def training_record(checkpoint: dict[str, Any], path: Path) -> TrainingRecord:
     """What the checkpoint at `path` says about its training. Raises UserError if it holds weights alone."""
-    if not {"callbacks", "loops", "epoch"} <= checkpoint.keys():
-        raise UserError(
-            f"cannot use {path}: it holds weights without their training (name a checkpoint of scripts/train.py)"
-        )
     try:
         timer = checkpoint["callbacks"].get("Timer", {"time_elapsed": {}})
         # A checkpoint after validation still has its epoch's number; one within an epoch has it too, but is incomplete.
@@ -82,4 +78,4 @@ def training_record(checkpoint: dict[str, Any], path: Path) -> TrainingRecord:
             teacher=checkpoint.get("teacher"),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot use {path}: its record of the training is damaged ({error!r})") from error
+        raise UserError(f"cannot use {path}: it lacks a record of the training ({error!r})") from error

@@ -37,38 +37,28 @@ def numbered_runs(log_dir: Path) -> dict[int, Path]:
 
 
 def new_run(log_dir: Path) -> Path:
-    """Make the next run folder. Runs that start at the same time get different numbers.
-
-    Raises UserError if `log_dir` can't be written.
-    """
-    try:
-        log_dir.mkdir(parents=True, exist_ok=True)
-        number = max(numbered_runs(log_dir), default=-1) + 1
-        while True:
-            run = log_dir / f"version_{number}"
-            with contextlib.suppress(FileExistsError):
-                run.mkdir()
-                return run
-            number += 1
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {log_dir}: {error.strerror} (make it writable, or name another folder with --log_dir)"
-        ) from error
+    """Make the next run folder. Runs that start at the same time get different numbers."""
+    log_dir.mkdir(parents=True, exist_ok=True)
+    number = max(numbered_runs(log_dir), default=-1) + 1
+    while True:
+        run = log_dir / f"version_{number}"
+        with contextlib.suppress(FileExistsError):
+            run.mkdir()
+            return run
+        number += 1
 
 
 def find_run(run: str, log_dir: Path) -> Path:
     """The folder that `run` names: a path, or `last` for the run with the highest number in `log_dir`.
 
-    Raises UserError if there is none, or if it holds no run.
+    Raises UserError if it holds no run.
     """
+    folder = Path(run)
     if run == "last":
         runs = {number: path for number, path in numbered_runs(log_dir).items() if (path / CONFIG).is_file()}
-        if not runs:
-            raise UserError(f"cannot find a run in {log_dir}: there is none (train first: python scripts/train.py)")
-        return runs[max(runs)]
-    folder = Path(run)
+        folder = runs[max(runs)] if runs else log_dir / "version_0"
     if not (folder / CONFIG).is_file():
-        raise UserError(f"cannot find {folder / CONFIG} (name a run folder such as {log_dir}/version_0, or last)")
+        raise UserError(f"cannot find {folder / CONFIG} (train first: python scripts/train.py, or name a run folder)")
     return folder
 
 
@@ -158,6 +148,5 @@ def explain_write_errors(run: Path, command: str) -> Iterator[None]:
         if not run.is_dir():
             reason = f"{run} was deleted or moved during the run"
         raise UserError(
-            f"cannot write {error.filename or run}: {reason} (make sure that there is room in the folder, and that it "
-            f"is writable; then run: {command})"
+            f"cannot write {error.filename or run}: {reason} (make room or the folder writable, then run: {command})"
         ) from error
