@@ -98,12 +98,12 @@ def run_ranks(
 
 
 @contextlib.contextmanager
-def started(*words: object, cwd: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
     """A program, killed at the end, which ends its ranks too."""
     command = [str(word) for word in words]
     environment = {**os.environ, **LIMITS, "PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=cwd, env=environment, **pipes) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         try:
             yield process
         finally:
