@@ -223,16 +223,6 @@ def test_read_all_reads_four_files_per_worker_ahead(workers: int) -> None:
     results.close()
 
 
-def test_pipes_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr(inputs, "open_seekable", lambda name: opened.append(name) or io.BytesIO(png(0)))
-    pipes = ["one", "two", "three"]
-    for name in pipes:
-        os.mkfifo(name)
-    for number, _ in enumerate(read_all(pipes), 1):
-        assert opened == pipes[:number]
-
-
 def test_large_idx_file_takes_the_memory_of_one_image() -> None:
     Path("large").write_bytes(pack(idx(np.tile(IMAGES, (1000, 1, 1)))))  # 2.4 MB unpacked
     tracemalloc.start()

@@ -42,10 +42,10 @@ TURNS: dict[int, Callable[[Gray], Gray]] = {
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\n%%EOF\n"
 
 
-def photo(top: int = 20, left: int = 15, margin: int = 30) -> Gray:
-    """A dark garment of 84 x 60 pixels on white that looks different from each side."""
-    picture = np.full((top + 84 + margin, left + 60 + margin), 255, np.uint8)
-    picture[top : top + 84, left : left + 60] = np.arange(84)[:, None] + np.arange(60)
+def photo() -> Gray:
+    """A dark garment of 84 x 60 pixels on white, off center, that looks different from each side."""
+    picture = np.full((134, 105), 255, np.uint8)
+    picture[20:104, 15:75] = np.arange(84)[:, None] + np.arange(60)
     return picture
 
 
@@ -191,10 +191,6 @@ def test_longest_edge_is_28_and_odd_margin_is_upper_left() -> None:
         assert ((prepared(rectangle(height, width)) > 127) * 255 == expected).all(), (height, width)
 
 
-def test_position_and_margins_change_nothing() -> None:
-    assert (prepare(PHOTO) == prepared(photo(top=10, left=90, margin=12))).all()
-
-
 def test_fit_only_moves_and_sharpens_28_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     gray = np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8)
     expected = np.full((28, 28), 7, np.uint8)
@@ -290,11 +286,6 @@ def test_load_picture_refuses_what_is_no_whole_picture(content: bytes, reason: s
 def test_pillow_itself_would_open_postscript() -> None:
     with Image.open(io.BytesIO(EPS)) as image:
         assert image.format == "EPS"
-
-
-def test_bomb_is_refused_if_warnings_are_errors() -> None:
-    with pytest.raises(PictureError, match="bomb"):
-        read_picture(io.BytesIO(png_that_claims(10_000, 10_000)))
 
 
 def test_check_pixels_accepts_one_to_the_limit() -> None:
