@@ -204,37 +204,6 @@ def while_saving(process: BaseProcess, log_dir: Path) -> None:
     process.join(random.uniform(0, 2 * FSYNC_SECONDS))  # noqa: S311
 
 
-def record_torture(path: Path, dataset: str, data_dir: str, runs: int, folder: Path) -> dict[str, Any]:
-    """Kill `runs` trainings, half of them while they save; write the record and return it."""
-    torture = Torture(folder, dataset, data_dir)
-    torture.finish(folder / "warming-up")
-    start = time.monotonic()
-    wanted = torture.finish(folder / "undisturbed")
-    seconds = time.monotonic() - start
-    kinds: dict[str, Wait] = {
-        "at any time": partial(at_any_time, seconds),
-        "while a checkpoint is written": while_saving,
-    }
-    rows = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for kind, wait, share in zip(kinds, kinds.values(), (runs // 2, runs - runs // 2), strict=True):
-            names = [f"{kind}-{number}" for number in range(share)]
-            counts = [random.randint(1, 3) for _ in names]  # noqa: S311
-            outcomes = list(pool.map(partial(torture.disturb, wanted, wait), names, counts))
-            sums = {name: sum(getattr(one, name) for one in outcomes) for name in Outcome._fields}
-            rows.append({"killed": kind, "runs": share, **sums})
-            print(rows[-1], flush=True)
-    record = {
-        "rows": rows,
-        "undisturbed_seconds": seconds,
-        "differs_without_random_state": torture.differs_without_random_state(wanted, seconds),
-        "dataset": TITLES[dataset],
-        **environment(torch.device("cpu")),
-    }
-    write_text(path, json.dumps(record, indent=2) + "\n")
-    return record
-
-
 def torture_table(record: dict[str, Any]) -> str:
     """The record as a Markdown table, with the control below it."""
     names = ("killed", "runs", *Outcome._fields)
@@ -260,10 +229,28 @@ class TortureOptions:
 
 
 def torture(options: TortureOptions) -> None:
-    """Run the test, write its record, print its table."""
-    dataset = resolve_dataset(options.dataset, Path(options.data_dir))
-    with tempfile.TemporaryDirectory() as folder:
-        record = record_torture(Path(options.output), dataset, options.data_dir, options.runs, Path(folder))
+    """Kill trainings, half of them while they save; write the record, print its table."""
+    dataset, rows = resolve_dataset(options.dataset, Path(options.data_dir)), []
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(os.cpu_count()) as pool:
+        folder = Path(temporary)
+        trainings = Torture(folder, dataset, options.data_dir)
+        trainings.finish(folder / "warming-up")
+        start = time.monotonic()
+        wanted = trainings.finish(folder / "undisturbed")
+        seconds, half = time.monotonic() - start, options.runs // 2
+        kinds: list[tuple[str, Wait, int]] = [("at any time", partial(at_any_time, seconds), half)]
+        kinds.append(("while a checkpoint is written", while_saving, options.runs - half))
+        for kind, wait, runs in kinds:
+            names = [f"{kind}-{number}" for number in range(runs)]
+            counts = [random.randint(1, 3) for _ in names]  # noqa: S311
+            outcomes = list(pool.map(partial(trainings.disturb, wanted, wait), names, counts))
+            sums = {name: sum(getattr(one, name) for one in outcomes) for name in Outcome._fields}
+            rows.append({"killed": kind, "runs": runs, **sums})
+            print(rows[-1], flush=True)
+        differs = trainings.differs_without_random_state(wanted, seconds)
+    record = {"rows": rows, "undisturbed_seconds": seconds, "differs_without_random_state": differs}
+    record |= {"dataset": TITLES[dataset], **environment(torch.device("cpu"))}
+    write_text(Path(options.output), json.dumps(record, indent=2) + "\n")
     print(torture_table(record))
 
 
