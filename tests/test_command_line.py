@@ -195,6 +195,7 @@ def test_broken_file_without_a_network_is_named(
         (["--devices", "0"], "--devices 0"),
         (["--devices", "-3"], "--devices -3"),
         (["--devices", "zero"], "--devices zero"),
+        (["--devices", "1000"], "--devices 1000"),
         (["--val_fraction", "0.001"], "0.001"),  # no validation image
     ],
 )
@@ -233,14 +234,15 @@ def test_empty_or_missing_run_is_named(program: Program, tmp_path: Path, prepare
 
 
 def test_checkpoint_of_another_run_is_refused(program: Program, trained: Path, tmp_path: Path) -> None:
-    """Its metrics would stand in this run's folder as this run's; a copy outside of runs is accepted."""
+    """Its metrics would pass for this run's. A copy outside of runs is accepted, also one of an older format."""
     other = shutil.copytree(trained, trained.parent / "version_1")
     foreign = trained / "checkpoints" / "best.ckpt"
     status, output = program(evaluate, "--run", other, "--ckpt", foreign)
     assert status == 1
     assert str(trained.resolve()) in output
     assert not (other / "metrics.json").exists()
-    copy = shutil.copy(foreign, tmp_path / "copy.ckpt")
+    copy = tmp_path / "copy.ckpt"
+    torch.save({**torch.load(foreign, weights_only=True), "format": 1}, copy)
     assert program(evaluate, "--run", other, "--ckpt", copy)[0] == 0
 
 

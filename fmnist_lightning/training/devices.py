@@ -34,6 +34,7 @@ from fmnist_lightning.errors import SIGNALS, UserError
 T = TypeVar("T")
 
 LOCALHOST = "127.0.0.1"
+PROCESSES_PER_CORE = 4  # at most, on CPUs: each process takes about 1 GB
 SECONDS_TO_SAVE = 600  # for a validation and a checkpoint after Ctrl-C; torch's default is 30
 # A rank that lost its connection waits this long for the agent to end it, so that the agent reports the rank that died.
 LINGER_SECONDS = 5.0
@@ -76,6 +77,8 @@ def resolve_devices(
         raise UserError(f"cannot use {asked}: {started} (use their numbers)")
     if not environment and num_nodes > 1:
         raise UserError(f"cannot use {asked}: other machines are not reached from here (use torchrun, docs/scale.md)")
+    if not environment and fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * usable_cores():
+        raise UserError(f"cannot use {asked}: this machine has {usable_cores()} cores (use fewer --devices)")
     torch.backends.cudnn.allow_tf32 = False
     trainer = {
         **where,

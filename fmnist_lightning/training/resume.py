@@ -86,6 +86,8 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs
         raise UserError(f"{error}; {hint}") from error
     if content.get("format") != FORMAT:
         raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with scripts/test.py)")
+    if not content.get("optimizer_states"):  # Lightning would silently start with a new one
+        raise UserError(f"cannot resume from {checkpoint}: it has no optimizer state (name another checkpoint)")
     begun = content["epoch"] + 1
     if max_epochs < begun:
         raise UserError(f"cannot resume {checkpoint} to --max_epochs {max_epochs}: it has begun {begun} (give more)")
