@@ -55,7 +55,7 @@ def test_bf16_costs_no_accuracy_on_five_seeds() -> None:
     assert means[1] >= means[0] - 2 * sum(errors) ** 0.5
 
 
-GIT = {"commit": "a" * 40, "dirty": False}
+GIT, LATER = {"commit": "a" * 40, "dirty": False}, {"commit": "b" * 40, "dirty": False}
 RECORD: dict[str, Any] = {
     **dict.fromkeys(RECORDED, 0),
     **dict.fromkeys(METRIC_NAMES, 0.5),
@@ -85,6 +85,9 @@ def add(folder: Path, more: str = "", options: dict[str, Any] | None = None, **c
     ("more", "changes", "folder", "row"),
     [
         ("", {}, "tiny", "`recipes/tiny.yaml`"),
+        ("ckpt: last\n", {"checkpoint": "last"}, "tiny", "`recipes/tiny.yaml`"),  # a recipe without validation
+        ("patience: 1\n", {"epochs": 2}, "tiny", "`recipes/tiny.yaml`"),
+        ("", {"tested_with": {"git": LATER}}, "tiny", "`recipes/tiny.yaml`"),
         ("", {"tta": True}, "tiny_tta", "`recipes/tiny.yaml`, test-time augmentation"),
         ("teacher: packaged\n", {"teacher": {"model": "fine"}}, "tiny", "`recipes/tiny.yaml`, distilled from `fine`"),
     ],
@@ -97,26 +100,14 @@ def test_run_becomes_a_record_and_a_row(
 
 
 @pytest.mark.parametrize(
-    ("more", "changes"),
-    [
-        ("ckpt: last\n", {"checkpoint": "last"}),  # a recipe without validation
-        ("patience: 1\n", {"epochs": 2}),
-        ("", {"tested_with": {"git": {"commit": "b" * 40, "dirty": False}}}),  # tested at a later commit
-    ],
-)
-def test_add_record_accepts(tmp_path: Path, more: str, changes: dict[str, Any]) -> None:
-    assert add(tmp_path, more, **changes).exists()
-
-
-@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"dataset": "drawn"}, "dataset is drawn"),
         ({"n": 200}, "n is 200"),
         ({"checkpoint": "last"}, "checkpoint is last"),
-        ({"git": {"commit": "a" * 40, "dirty": True}}, "not trained from a clean commit"),
+        ({"git": {**GIT, "dirty": True}}, "not trained from a clean commit"),
         ({"git": {"commit": None, "dirty": None}}, "not trained from a clean commit"),
-        ({"tested_with": {"git": {"commit": "a" * 40, "dirty": True}}}, "not tested from a clean commit"),
+        ({"tested_with": {"git": {**GIT, "dirty": True}}}, "not tested from a clean commit"),
         ({"options": {"precision": "bf16-mixed"}}, "arithmetic is 32-true, not bf16-mixed"),
         ({"earlier_environments": [{"device": "another"}]}, "different code or machines"),
         ({"epochs": 2}, "epochs is 2, not 3"),
