@@ -37,8 +37,14 @@ def numbered_runs(log_dir: Path) -> dict[int, Path]:
 
 
 def new_run(log_dir: Path) -> Path:
-    """Make the next run folder. Runs that start at the same time get different numbers."""
-    log_dir.mkdir(parents=True, exist_ok=True)
+    """Make the next run folder. Runs that start at the same time get different numbers.
+
+    Raises UserError if `log_dir` can't be made.
+    """
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {log_dir}: {error.strerror} (name another folder with --log_dir)") from error
     number = max(numbered_runs(log_dir), default=-1) + 1
     while True:
         run = log_dir / f"version_{number}"
