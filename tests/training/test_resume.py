@@ -14,7 +14,6 @@ import pytest
 import torch
 from conftest import SMALL, Program, metrics_of, shared_run, small_run, steps_of_saves
 from several import start_rank
-from tensorboard.summary.writer import event_file_writer
 
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.errors import UserError
@@ -41,12 +40,6 @@ MUCH += ("--flip", "true", "--shift", 1, "--erase", 0.5, "--mixup", 0.5, "--ema"
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The result of a run of MUCH that nothing stops."""
     return result(shared_run(tmp_path_factory.mktemp("undisturbed"), *MUCH))
-
-
-@pytest.fixture(autouse=True)
-def first_event_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard reads event files of one second by name, and the tenth of a process comes before its second."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def at_step(act: Callable[[], object], stage: str, steps: int) -> None:
