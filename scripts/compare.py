@@ -1,4 +1,4 @@
-"""Tested runs beside each other: python scripts/compare.py RUN RUN... --help"""
+"""Compare tested runs: python scripts/compare.py RUN RUN... --help"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A trained net for other programs, proven on the test set: python scripts/export.py --help"""
+"""Export a trained model, verified on the test set: python scripts/export.py --help"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One file of the parts that predict.py --output wrote: python scripts/join.py --folder FOLDER --file FILE"""
+"""Join the parts that predict.py --output wrote: python scripts/join.py --folder FOLDER --file FILE"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Classes of pictures: python scripts/predict.py IMAGE... --help"""
+"""Classify pictures: python scripts/predict.py IMAGE... --help"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The test loop alone, on a trained run: python scripts/test.py --help"""
+"""Test a trained run: python scripts/test.py --help"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A search over a recipe's options, on the validation cut alone: python scripts/tune.py --help"""
+"""Search a recipe's options on the validation split: python scripts/tune.py --help"""
 
 import sys
 
