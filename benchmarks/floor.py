@@ -13,6 +13,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from fmnist_lightning.training.devices import keep_freed_memory
+
 BATCH_SIZE = 128
 STEPS = -(-54000 // BATCH_SIZE)
 
@@ -39,6 +41,7 @@ def build_work(device: torch.device, dtype: torch.dtype) -> list[tuple[nn.Module
 
 
 def main(epochs: int, accelerator: str, precision: str) -> None:
+    keep_freed_memory()
     device = L.Fabric(accelerator=accelerator, devices=1).device
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     work = build_work(device, dtype)

@@ -25,7 +25,7 @@ from fmnist_lightning.runs.options import (
     as_yaml,
     values_of,
 )
-from fmnist_lightning.training.callbacks import display_callbacks, in_terminal, run_callbacks
+from fmnist_lightning.training.callbacks import NoProfiler, display_callbacks, in_terminal, run_callbacks
 from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
 from fmnist_lightning.training.evaluate import run_test_loop
@@ -120,6 +120,7 @@ def trainer_arguments(options: TrainOptions, devices: Devices, module: Classifie
         "enable_progress_bar": in_terminal(),
         "enable_model_summary": False,  # `display_callbacks` has one
         "log_every_n_steps": 1,  # the module logs once an epoch
+        "profiler": NoProfiler(),
         **({} if options.val_fraction else {"limit_val_batches": 0}),
     }
 

@@ -1,7 +1,9 @@
 """Devices, precision, and the processes that one command starts."""
 
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -21,6 +23,7 @@ from fmnist_lightning.training.devices import (
     cluster_environment,
     fastest_precision,
     has_bf16_products,
+    keep_freed_memory,
     launch,
     resolve_devices,
 )
@@ -193,3 +196,38 @@ def test_ranks_of_torchrun_report_and_end(tmp_path: Path, mode: str) -> None:
             wait_for(lambda: [path.read_text() for path in tmp_path.iterdir()] == ["143", "143"])
         output, _ = program.communicate(timeout=60)
     assert output.count("this rank's own message") == (mode == "fail"), output
+
+
+def test_no_step_looks_for_a_driver_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam asks torch at each step whether there is CUDA."""
+    looked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: looked.append(True) or -1)
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", None)
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as `import lightning` leaves it
+    torch.cuda.is_available()
+    assert looked == [True]  # the negative control
+    resolve_devices("cpu", 1, "32-true")
+    torch.cuda.is_available()
+    assert looked == [True]
+
+
+# Twenty times 40 MB, 9,766 pages, allocated and freed as a training step does.
+STEPS = """
+import resource, torch
+{before}
+for step in range(21):
+    torch.ones(10_000_000)
+    if step == 0:
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_keep_freed_memory_avoids_page_faults() -> None:
+    faults = {}
+    for before in ("", f"from {keep_freed_memory.__module__} import keep_freed_memory; keep_freed_memory()"):
+        command = [sys.executable, "-c", STEPS.format(before=before)]
+        faults[bool(before)] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert faults[True] < 3 * 9766  # the heap may move once or twice before it is large enough
+    assert faults[False] > 19 * 9766  # the negative control
