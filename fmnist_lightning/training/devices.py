@@ -122,7 +122,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep the memory that a training step frees for the next step, which needs as much.
 
     Otherwise it returns megabytes to the system and takes them again at some steps: 370,000 to 625,000 page faults in
-    three epochs instead of 165,000, and a bare loop in 32 bits is 8% slower (LOG.md, 2026-11-30).
+    three epochs instead of 165,000, and a bare loop in 32 bits takes 9% longer (LOG.md, 2026-11-30).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
