@@ -95,7 +95,7 @@ class Torture:
         )
         # Forks of a process that has imported all: a training starts in a tenth of a second.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tools.torture"])
+        self.context.set_forkserver_preload(["fmnist_lightning.training.train"])
 
     def start(self, log_dir: Path, keep_random_state: bool = True) -> BaseProcess:
         """Start a run in `log_dir`, or resume the one in it."""
