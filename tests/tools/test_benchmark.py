@@ -17,6 +17,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.training.train import train
 from tools import benchmark
 from tools.benchmark import epoch_seconds, measure_startup, measure_trainer, peers, write_layout, write_record
+from tools.markdown import origin
 from tools.observe import PROGRAMS, Observation, observe
 from tools.speed_tables import RATIOS, growth_table, speed_table, trainer_table
 
@@ -209,3 +210,8 @@ def test_benchmark_writes_the_record_of_a_part(
     assert record["growth"] == rows
     assert output == f"{growth_table(record)}\n"
     assert "| 2 x | 64 | 5.25 | 1,234 |" in output
+
+
+def test_origin_outside_of_a_repository() -> None:
+    record = {"device": "CPU", "versions": {}, "dataset": "Fashion-MNIST", "git": {"commit": None, "dirty": None}}
+    assert origin(record).endswith("commit unknown")
