@@ -17,9 +17,8 @@ def markdown(rows: Sequence[Sequence[object]]) -> str:
 def origin(record: dict[str, Any]) -> str:
     """Machine, versions, data and commit of a record, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    commit = (record["git"]["commit"] or "unknown")[:7] + (
-        " with uncommitted changes" if record["git"]["dirty"] else ""
-    )
+    git = record["git"]
+    commit = (git["commit"] or "unknown")[:7] + (" with uncommitted changes" if git["dirty"] else "")
     return f"{record['device']}; {versions}; {record['dataset']}; commit {commit}"
 
 
