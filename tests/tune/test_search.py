@@ -337,12 +337,10 @@ def test_trial_of_a_killed_process_is_run_again(
     process.join()
     assert states(folder) == ["COMPLETE", "RUNNING"]
     monkeypatch.setattr(search, "GRACE_SECONDS", 1)
-    status, output = searching(3)
-    assert status == 0
-    assert output.count("waiting for the last trials") == 1
+    assert searching(3)[0] == 0
     assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    tried = rates(folder)
-    assert tried[3] == tried[1]
+    tried = rates(folder)  # the last one, or the one before if the grace period had ended
+    assert tried.count(tried[1]) == 2
     assert len(set(tried)) == 3
 
 
