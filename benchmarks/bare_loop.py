@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fmnist_lightning.data.batches import Batches
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.data.source import Split
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.training.devices import resolve_devices
 from fmnist_lightning.training.optim import KerasAdam

@@ -9,7 +9,7 @@ import sys
 from typing import Any, cast
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.data.source import Part, Split
 from fmnist_lightning.runs.options import DataOptions, TrainOptions, values_of
 from fmnist_lightning.training.train import train
 
@@ -19,8 +19,8 @@ class Copies(FashionMNISTDataModule):
 
     copies = 1
 
-    def load(self, *, train: bool) -> Split:
-        images, labels = super().load(train=train)
+    def load(self, part: Part) -> Split:
+        images, labels = super().load(part)
         return Split(images.repeat(self.copies, 1, 1, 1), labels.repeat(self.copies))
 
 

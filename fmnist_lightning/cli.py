@@ -16,23 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import PositiveInt, restricted_number_type, restricted_string_type
 
 from fmnist_lightning.errors import SIGNALS, Interrupted, UserError, raise_interrupted
 
 Options = TypeVar("Options")
 
-DATA_DIR = os.environ.get("FMNIST_DATA_DIR") or "data"
 LOG_DIR = "lightning_logs"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torch's elastic agent looks for a rank's error
 
 # The docstring below a dataclass's field is the option's help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-Dataset = Literal["fashion_mnist", "drawn", "auto"]
+Dataset = Literal["fashion_mnist", "drawn", "auto", "folder", "idx", "mnist", "kmnist", "emnist_letters"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Strategy = Literal["auto", "ddp"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+
+LOGGER = "tensorboard|csv|wandb|mlflow"
 
 if TYPE_CHECKING:
     PositiveFinite = float
@@ -42,19 +43,37 @@ if TYPE_CHECKING:
     NonNegativeFinite = float
     Fraction = float
     MixupAlpha = float
+    BatchLimit = int | float
+    Loggers = str
 else:
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
-    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 28)])  # by 28 an image is out of sight
-    TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 10)])
+    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 1000)])
+    TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 100_000)])
     NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     # With 0.001 a quarter of the draws of torch's beta distribution, in 32 bits, is exactly one half.
     MixupAlpha = restricted_number_type("MixupAlpha", float, [("==", 0), (">=", 0.01)], join="or")
+    BatchLimit = PositiveInt | restricted_number_type("PortionOfBatches", float, [(">", 0), ("<=", 1)])
+    Loggers = restricted_string_type(
+        "Loggers", rf"^({LOGGER})(,({LOGGER}))*$", docstring=f"{LOGGER.replace('|', ', ')}, separated by commas"
+    )
 
 
-def path_option(default: Any = MISSING) -> Any:
+def command(name: str) -> str:
+    """How a user types one of the project's commands in this installation: `train`, `test` and so on."""
+    return f"python scripts/{name}.py"
+
+
+def default_data_dir() -> str:
+    """Where the data is if nothing else says so."""
+    return os.environ.get("FMNIST_DATA_DIR") or "data"
+
+
+def path_option(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
     """A field that names a file or folder. `~` and `$NAME` are replaced, as only some libraries would do."""
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata={"path": True})
     return field(default=default, metadata={"path": True})
 
 
@@ -157,7 +176,7 @@ def typed(options: type[Options], values: dict[str, Any]) -> Options:
             value.encode()
         if value and one.metadata.get("path"):
             value = os.path.expandvars(os.path.expanduser(value))  # noqa: PTH111 (pathlib's refuses unknown users)
-        plain[one.name] = tuple(value) if isinstance(one.default, tuple) else value
+        plain[one.name] = tuple(value) if isinstance(value, list) and one.default is not MISSING else value
     return options(**plain)
 
 

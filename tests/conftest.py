@@ -27,8 +27,8 @@ os.environ["KERAS_HOME"] = os.devnull
 import lightning as L
 
 from fmnist_lightning import cli
-from fmnist_lightning.data import download, drawn
-from fmnist_lightning.data.fashion_mnist import FILES
+from fmnist_lightning.data.sets import download, drawn
+from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.errors import SIGNALS
 from fmnist_lightning.report.tensorboard import TensorBoardPlots
 from fmnist_lightning.runs.folders import find_run

@@ -16,7 +16,7 @@ from docstring_parser import parse_from_object
 
 from fmnist_lightning import cli
 from fmnist_lightning.cli import parse, parse_values, with_flags_completed
-from fmnist_lightning.data.fashion_mnist import FILES
+from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import options as all_options
 from fmnist_lightning.runs.folders import write_config

@@ -95,7 +95,7 @@ def test_notebook_runs_on_drawn_garments(
     folder = tmp_path / "project" / "notebooks"
     folder.mkdir(parents=True)
     parameters = """
-from fmnist_lightning.data import drawn
+from fmnist_lightning.data.sets import drawn
 
 drawn.PER_CLASS.update(train=60, test=20)
 EPOCHS, DATASET = 2, "drawn"

@@ -17,9 +17,9 @@ import torch
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from fmnist_lightning.cli import DATA_DIR, Accelerator, Dataset, main, path_option
-from fmnist_lightning.data.fashion_mnist import RAW_FOLDER
-from fmnist_lightning.data.sources import TITLES, load_images, resolve_dataset
+from fmnist_lightning.cli import Accelerator, Dataset, default_data_dir, main, path_option
+from fmnist_lightning.data.sets import TITLES, load_images, resolve_dataset
+from fmnist_lightning.data.sets.fashion_mnist import RAW_FOLDER
 from fmnist_lightning.runs.environment import environment
 from fmnist_lightning.runs.files import write_text
 from fmnist_lightning.training.devices import fastest_precision
@@ -138,7 +138,7 @@ def write_layout(folder: Path, dataset: str, data_dir: str) -> None:
     raw = folder / RAW_FOLDER
     raw.mkdir(parents=True)
     for prefix, train in (("train", True), ("t10k", False)):
-        images, labels = load_images(dataset, Path(data_dir), train=train)
+        images, labels = load_images(dataset, Path(data_dir), "train" if train else "test")
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images.squeeze(1)))
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(labels.to(torch.uint8)))
 
@@ -172,7 +172,7 @@ class BenchmarkOptions:
     growth, with more data and other batch sizes; scaling, with more processes."""
     dataset: Dataset = "auto"
     """fashion_mnist; drawn; auto, the first of the two that is available."""
-    data_dir: str = path_option(DATA_DIR)
+    data_dir: str = path_option(default_factory=default_data_dir)
     """Folder of the data."""
     accelerator: Accelerator = "cpu"
     """Where to compute. Keras computes on the CPU in any case."""

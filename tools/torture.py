@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import DATA_DIR, Dataset, main, path_option
+from fmnist_lightning.cli import Dataset, default_data_dir, main, path_option
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.fashion_mnist import Split
-from fmnist_lightning.data.sources import TITLES, resolve_dataset
+from fmnist_lightning.data.sets import TITLES, resolve_dataset
+from fmnist_lightning.data.source import Part, Split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.report.results import read_events
@@ -35,7 +35,7 @@ from fmnist_lightning.training.resume import RandomState
 from fmnist_lightning.training.train import train
 from tools.markdown import markdown, origin
 
-IMAGES = {True: 2000, False: 1000}  # of the training set and of the test set: a run takes seconds
+IMAGES: dict[Part, int] = {"train": 2000, "test": 1000}  # of the training set and of the test set: a run takes seconds
 EPOCHS = 4
 SAVE_EVERY_MINUTES = 0.002
 FSYNC_SECONDS = 0.03  # a slow disk, so that more kills meet a save
@@ -54,9 +54,9 @@ class Outcome(NamedTuple):
 
 
 class FewImages(FashionMNISTDataModule):
-    def load(self, *, train: bool) -> Split:
-        images, labels = super().load(train=train)
-        return Split(images[: IMAGES[train]], labels[: IMAGES[train]])
+    def load(self, part: Part) -> Split:
+        images, labels = super().load(part)
+        return Split(images[: IMAGES[part]], labels[: IMAGES[part]])
 
 
 def child(options: TrainOptions, output: Path, keep_random_state: bool) -> None:
@@ -222,7 +222,7 @@ class TortureOptions:
     """Number of trainings; half of them are killed at any time, half while they write a checkpoint."""
     dataset: Dataset = "auto"
     """fashion_mnist; drawn; auto, the first of the two that is available. A few thousand of its images are used."""
-    data_dir: str = path_option(DATA_DIR)
+    data_dir: str = path_option(default_factory=default_data_dir)
     """Folder of the data."""
     output: str = path_option("benchmarks/torture.json")
     """File of the record."""

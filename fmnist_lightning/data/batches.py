@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmnist_lightning.data.fashion_mnist import DataError, Split
+from fmnist_lightning.data.source import DataError, Split
 
 
 class Batch(NamedTuple):
     """One rank's shard of a batch, on the images' own device."""
 
-    images: Tensor  # (B, 1, 28, 28) uint8
+    images: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,) int64; of a blended image, that of the larger part
     indices: Tensor  # (B,) int64: positions in the split
     total: int  # images in the whole batch, the shards of all ranks
-    targets: Tensor | None = None  # (B, 10) float32 probabilities, if images are blended
+    targets: Tensor | None = None  # (B, num_classes) float32 probabilities, if images are blended
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -1,17 +1,17 @@
 """The LightningDataModule: which data, which split, which batches."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from fmnist_lightning.cli import DATA_DIR
+from fmnist_lightning.cli import default_data_dir
 from fmnist_lightning.data.augment import augment, mix
 from fmnist_lightning.data.batches import Batch, Batches
-from fmnist_lightning.data.download import ensure_files
-from fmnist_lightning.data.fashion_mnist import CLASSES, DataError, Split
-from fmnist_lightning.data.sources import TITLES, load_images
+from fmnist_lightning.data.sets import find_source
+from fmnist_lightning.data.source import DataError, DataSource, Part, Split
+from fmnist_lightning.runs.options import SourceOptions
 
 # All runs validate on the same images, whatever their seed, so that their val/accuracy can be compared.
 SPLIT_SEED = 20170825  # the day on which Fashion-MNIST was published
@@ -38,16 +38,22 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
 
 class FashionMNISTDataModule(L.LightningDataModule):
-    """Fashion-MNIST, or its drawn stand-in, in `Batches` from a uint8 tensor on the device.
+    """A data set in `Batches` from one uint8 tensor on the device: Fashion-MNIST, or any other `DataSource`.
 
-    `val_fraction` of the training set, balanced by class, is the validation split; 0 makes none. Only the test loop
-    reads the test set. `flip`, `shift` and `erase` are arguments of `augment`; `mixup` is the alpha of `mix`, or 0.
+    `dataset` is a name in `data.sets.SOURCES`, or a `DataSource` of your own. `data_dir` is by default the environment
+    variable FMNIST_DATA_DIR, else `data`. `val_fraction` of the training set, balanced by class, is the validation
+    split; 0 makes none. Only the test loop reads the test set. `flip`, `shift` and `erase` are arguments of `augment`;
+    `mixup` is the alpha of `mix`, or 0.
     """
 
     def __init__(
         self,
-        dataset: str = "fashion_mnist",
-        data_dir: str = DATA_DIR,
+        dataset: str | DataSource = "fashion_mnist",
+        data_dir: str | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
+        classes: Sequence[str] | None = None,
+        skip_unreadable: bool = False,
         batch_size: int = 128,
         val_fraction: float = 0.1,
         seed: int = 0,
@@ -57,11 +63,20 @@ class FashionMNISTDataModule(L.LightningDataModule):
         mixup: float = 0.0,
     ) -> None:
         super().__init__()
-        if dataset not in TITLES:
-            raise ValueError(f"dataset is {dataset}, not one of {', '.join(TITLES)} (resolve_dataset resolves auto)")
+        given = dataset if isinstance(dataset, DataSource) else None
+        dataset = given.name if given else str(dataset)
+        data_dir = data_dir or default_data_dir()
         self.save_hyperparameters()
-        self.dataset = dataset
-        self.data_dir = Path(data_dir)
+        self.source = given or find_source(
+            SourceOptions(
+                dataset=dataset,  # type: ignore[arg-type]
+                data_dir=data_dir,
+                image_size=image_size,
+                channels=channels,  # type: ignore[arg-type]
+                classes=None if classes is None else tuple(classes),
+                skip_unreadable=skip_unreadable,
+            )
+        )
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.seed = seed
@@ -72,24 +87,24 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing, once: Lightning calls this before training and again before the test."""
-        if self.dataset == "fashion_mnist" and not self.prepared:
-            ensure_files(self.data_dir)
+        if not self.prepared:
+            self.source.prepare()
             self.prepared = True
 
     def setup(self, stage: str) -> None:
         """Load what `stage` needs: `fit`, `validate` or `test`."""
         if stage == "test":
-            self.splits["test"] = self.load(train=False)
+            self.splits["test"] = self.load("test")
         elif "train" not in self.splits:
-            self.splits["train"] = whole = self.load(train=True)
+            self.splits["train"] = whole = self.load("train")
             if self.val_fraction:
                 parts = stratified_split(whole.labels, self.val_fraction, SPLIT_SEED)
                 for name, indices in zip(("train", "val"), parts, strict=True):
                     self.splits[name] = Split(whole.images[indices], whole.labels[indices])
 
-    def load(self, *, train: bool) -> Split:
-        """Read the training or the test set. Override it to use other images."""
-        return load_images(self.dataset, self.data_dir, train=train)
+    def load(self, part: Part) -> Split:
+        """Read a part of the data set. Override it to use other images."""
+        return self.source.load(part)
 
     def train_dataloader(self) -> Batches:
         return self.batches("train", self.seed)
@@ -128,5 +143,5 @@ class FashionMNISTDataModule(L.LightningDataModule):
         images = augment(batch.images, *self.augmentation)
         if not self.mixup:
             return batch._replace(images=images)
-        images, targets = mix(images, batch.labels, len(CLASSES), self.mixup)
+        images, targets = mix(images, batch.labels, len(self.source.classes), self.mixup)
         return batch._replace(images=images, labels=targets.argmax(dim=1), targets=targets)

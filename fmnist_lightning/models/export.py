@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fmnist_lightning.cli import DATA_DIR, require
-from fmnist_lightning.data.download import ensure_files
-from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
-from fmnist_lightning.data.sources import TITLES, load_images
+from fmnist_lightning.cli import default_data_dir, require
+from fmnist_lightning.data.sets import TITLES, load_images
+from fmnist_lightning.data.sets.download import ensure_files
+from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import SUFFIX, Pretrained, from_file, load_pretrained, to_safetensors
 from fmnist_lightning.runs.files import atomic_write, remove_staged
@@ -48,7 +48,7 @@ def export(options: ExportOptions) -> None:
         raise UserError(f"cannot verify a model of the data set {dataset}: expected one of {', '.join(TITLES)}")
     if dataset != "drawn":
         ensure_files(data_dir)
-    images = load_images(dataset, data_dir, train=False).images
+    images = load_images(dataset, data_dir, "test").images
     # The first batch has one image, since a graph can depend on the size of the batch.
     difference = write_verified(pretrained, options.format, path, [images[:1], *images[1:].split(options.batch_size)])
     print(
@@ -63,9 +63,13 @@ def find_source(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path, s
     if run == "packaged" or run.endswith((".ckpt", SUFFIX)):
         if ckpt:
             raise UserError(f"cannot use --ckpt {ckpt}: --run {run} is not a run folder (leave --ckpt out)")
-        return run, Path(), DATA_DIR
+        return run, Path(), default_data_dir()
     folder = find_run(run, log_dir)
-    return str(find_checkpoint(folder, ckpt)), folder / "export", read_config(folder).get("data_dir", DATA_DIR)
+    return (
+        str(find_checkpoint(folder, ckpt)),
+        folder / "export",
+        read_config(folder).get("data_dir", default_data_dir()),
+    )
 
 
 def write_verified(pretrained: Pretrained, kind: str, path: Path, batches: Sequence[Tensor]) -> float:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NUM_CLASSES = 10
 BYTE_VALUES = 256  # one random byte decides about one activation
+
+
+ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:

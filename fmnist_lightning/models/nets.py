@@ -1,8 +1,8 @@
 """The nets, plain `nn.Module`s that know nothing of Lightning.
 
-Axes: B images, C channels, H rows, W columns. A comment on a layer is the shape of its output.
-Each net takes images as they are stored, (B, 1, 28, 28) uint8, scales them itself, and returns logits (B, 10). The
-original's nets take dropout rates after the first pooling, the second pooling and the dense layer.
+Axes: B images, C channels, H rows, W columns. A comment on a layer is the shape of its output, for images 28 x 28.
+Each net takes images as they are stored, (B, C, H, W) uint8, scales them itself, and returns logits (B, num_classes).
+The original's nets take dropout rates after the first pooling, the second pooling and the dense layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fmnist_lightning.models.layers import NUM_CLASSES, Dropout, init_as_keras, scale_images
+from fmnist_lightning.models.layers import Dropout, ImageShape, init_as_keras, scale_images
 from fmnist_lightning.models.residual import ResidualNet
+
+
+def pooled(length: int) -> int:
+    """The length after a pooling of 2, which leaves out the last one of an odd number."""
+    return length // 2
 
 
 class SeedNet(nn.Module):
@@ -23,15 +28,23 @@ class SeedNet(nn.Module):
     at a quarter of the work. The border that affects no logit is left out: see USED_SIZE.
     """
 
-    # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
-    # first convolution, so 26 of the image's 28; likewise for columns. 17% less work, same logits and gradients.
-    USED_SIZE = 26
-
-    def __init__(self, dropout: Sequence[float] = (0.25, 0.25, 0.5)) -> None:
+    def __init__(
+        self,
+        image_shape: ImageShape = (1, 28, 28),
+        num_classes: int = 10,
+        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+    ) -> None:
         super().__init__()
+        channels, *size = image_shape
         first, second, dense = dropout
-        self.layers = nn.Sequential(  # (B, 1, 26, 26)
-            nn.Conv2d(1, 32, kernel_size=3),  # (B, 32, 24, 24)
+        height, width = (pooled(pooled(length - 2) - 2) for length in size)
+        if min(height, width) < 1:
+            raise ValueError(f"cannot build SeedNet for images {size[0]} x {size[1]}: expected 10 x 10 or larger")
+        # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
+        # first convolution, so 26 of the image's 28; likewise for columns. 17% less work, same logits and gradients.
+        self.used = 4 * height + 6, 4 * width + 6
+        self.layers = nn.Sequential(  # (B, C, 26, 26)
+            nn.Conv2d(channels, 32, kernel_size=3),  # (B, 32, 24, 24)
             nn.MaxPool2d(2),  # (B, 32, 12, 12)
             nn.ReLU(),
             Dropout(first),
@@ -40,18 +53,19 @@ class SeedNet(nn.Module):
             nn.ReLU(),
             Dropout(second),
             nn.Flatten(),  # (B, 64 * 5 * 5)
-            nn.Linear(64 * 5 * 5, 128),  # (B, 128)
+            nn.Linear(64 * height * width, 128),  # (B, 128)
             nn.ReLU(),
             Dropout(dense),
-            nn.Linear(128, NUM_CLASSES),  # (B, 10)
+            nn.Linear(128, num_classes),  # (B, num_classes)
         )
         init_as_keras(self)
         # Channels last is the faster layout for CPU convolutions (LOG.md, 2026-11-22) and for tensor cores.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
-        used = images[..., : self.USED_SIZE, : self.USED_SIZE]  # (B, 1, 26, 26)
+        """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to logits (B, num_classes)."""
+        height, width = self.used
+        used = images[..., :height, :width]  # (B, C, 26, 26)
         return self.layers(scale_images(used, next(self.parameters()).dtype))
 
 
@@ -62,11 +76,20 @@ class NotebookNet(nn.Module):
     ReLU comes after pooling, as in SeedNet.
     """
 
-    def __init__(self, dropout: Sequence[float] = (0.5, 0.5, 0.0)) -> None:
+    def __init__(
+        self,
+        image_shape: ImageShape = (1, 28, 28),
+        num_classes: int = 10,
+        dropout: Sequence[float] = (0.5, 0.5, 0.0),
+    ) -> None:
         super().__init__()
+        channels, *size = image_shape
         first, second, dense = dropout
-        self.layers = nn.Sequential(  # (B, 1, 28, 28)
-            nn.Conv2d(1, 32, kernel_size=3),  # (B, 32, 26, 26)
+        height, width = (pooled(pooled(length - 4) - 2) for length in size)
+        if min(height, width) < 1:
+            raise ValueError(f"cannot build NotebookNet for images {size[0]} x {size[1]}: expected 12 x 12 or larger")
+        self.layers = nn.Sequential(  # (B, C, 28, 28)
+            nn.Conv2d(channels, 32, kernel_size=3),  # (B, 32, 26, 26)
             nn.ReLU(),
             nn.Conv2d(32, 64, kernel_size=3),  # (B, 64, 24, 24)
             nn.MaxPool2d(2),  # (B, 64, 12, 12)
@@ -77,21 +100,21 @@ class NotebookNet(nn.Module):
             nn.ReLU(),
             Dropout(second),
             nn.Flatten(),  # (B, 128 * 5 * 5)
-            nn.Linear(128 * 5 * 5, 128),  # (B, 128)
+            nn.Linear(128 * height * width, 128),  # (B, 128)
             nn.ReLU(),
             Dropout(dense),
-            nn.Linear(128, NUM_CLASSES),  # (B, 10)
+            nn.Linear(128, num_classes),  # (B, num_classes)
         )
         init_as_keras(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
+        """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to logits (B, num_classes)."""
         return self.layers(scale_images(images, next(self.parameters()).dtype))
 
 
-# Each takes three dropout rates and returns a net.
-MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {
+# Each takes (image_shape, num_classes), and dropout rates if it has any, and returns a net.
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "seed": SeedNet,
     "notebook": NotebookNet,
     "compact": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 96)),
@@ -100,3 +123,13 @@ MODELS: dict[str, Callable[[Sequence[float]], nn.Module]] = {
     "fine": partial(ResidualNet, stem=(16,), widths=(16, 32, 64, 96), stem_stride=1),
     "advanced": partial(ResidualNet, stem=(16, 32), widths=(32, 64, 128, 192)),
 }
+
+
+def build_net(
+    model: str, image_shape: ImageShape, num_classes: int, dropout: Sequence[float] | None = None
+) -> nn.Module:
+    """A new net of MODELS. Raises ValueError for an unknown model, or if it does not suit the shape or the rates."""
+    if model not in MODELS:
+        raise ValueError(f"cannot build the model {model!r}: expected one of {', '.join(MODELS)}")
+    own = {} if dropout is None else {"dropout": dropout}
+    return MODELS[model](image_shape, num_classes, **own)

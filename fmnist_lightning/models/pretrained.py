@@ -16,10 +16,9 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
-from fmnist_lightning.data.fashion_mnist import CLASSES, FILES, IMAGE_SIZE
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FILES, IMAGE_SIZE
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.models.layers import NUM_CLASSES
-from fmnist_lightning.models.nets import MODELS
+from fmnist_lightning.models.nets import build_net
 from fmnist_lightning.runs.checkpoints import read_checkpoint, training_record
 from fmnist_lightning.runs.folders import CONFIG, METRICS, find_checkpoint, find_run, read_config
 from fmnist_lightning.runs.options import TrainOptions
@@ -86,7 +85,7 @@ def from_file(path: Path) -> Pretrained:
             f"cannot use {path}: its card has format {found['format']} and the classes {found['classes']}, and this "
             f"version reads format {FORMAT} and Fashion-MNIST's classes (update the project)"
         )
-    net = build_net(found["model"], found["dropout"], tensors, path)
+    net = restore_net(found["model"], found["dropout"], tensors, path)
     # safetensors checks names and sizes only, not values.
     if weights_digest(net) != found["weights_sha256"]:
         raise UserError(f"cannot use {path}: its weights were changed or damaged (copy or export it again)")
@@ -103,7 +102,7 @@ def from_checkpoint(path: Path) -> Pretrained:
     options |= checkpoint.get("datamodule_hyper_parameters", {}) | checkpoint["hyper_parameters"]
     weights = checkpoint["state_dict"]
     tensors = {name.removeprefix("net."): weights[name] for name in weights if name.startswith("net.")}
-    net = build_net(options.get("model"), options.get("dropout"), tensors, path)
+    net = restore_net(options.get("model"), options.get("dropout"), tensors, path)
     dataset, metrics = options.get("dataset"), read_metrics(path, checkpoint)
     # The options that make a recipe; folders and devices of the machine stay out.
     recipe = (*TrainOptions.FIXED, "max_epochs", "patience")
@@ -113,7 +112,7 @@ def from_checkpoint(path: Path) -> Pretrained:
         "dropout": options["dropout"],
         "classes": list(CLASSES),
         "input": f"images (B, 1, {IMAGE_SIZE}, {IMAGE_SIZE}), uint8 in 0..255 or floats in 0..1; the model scales them",
-        "output": f"logits (B, {NUM_CLASSES}), in the order of the classes; softmax makes them probabilities",
+        "output": f"logits (B, {len(CLASSES)}), in the order of the classes; softmax makes them probabilities",
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "dataset": dataset,
         **({"data_sha256": dict(FILES)} if dataset == "fashion_mnist" else {}),
@@ -139,12 +138,10 @@ def read_metrics(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any] | Non
     return metrics if tested == (path.stem, training_record(checkpoint, path).epochs, False) else None
 
 
-def build_net(model: Any, dropout: Any, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+def restore_net(model: Any, dropout: Any, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
     """A net of MODELS with these weights, in eval mode. Raises UserError if they don't fit it or are not finite."""
-    if str(model) not in MODELS:
-        raise UserError(f"cannot build the model {model} of {path}: expected one of {', '.join(MODELS)}")
     try:
-        net = MODELS[str(model)](dropout).eval()
+        net = build_net(str(model), (1, IMAGE_SIZE, IMAGE_SIZE), len(CLASSES), dropout).eval()
         net.load_state_dict(tensors)  # copies the values and keeps the net's own memory format
     except (TypeError, ValueError, RuntimeError) as error:
         reason = shorten(str(error), 300)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmnist_lightning.models.layers import NUM_CLASSES, Dropout, scale_images
+from fmnist_lightning.models.layers import Dropout, ImageShape, scale_images
 
 # Mean and standard deviation of the training set's pixels, in 0..1; tests/models/test_nets.py computes them.
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
@@ -58,14 +58,17 @@ class ResidualNet(nn.Module):
 
     def __init__(
         self,
-        dropout: Sequence[float],
+        image_shape: ImageShape,
+        num_classes: int,
+        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+        *,
         stem: Sequence[int],
         widths: Sequence[int],
         stem_stride: int = 2,
     ) -> None:
         super().__init__()
-        channels = 1
-        layers: list[nn.Module] = []  # (B, 1, 28, 28)
+        channels = image_shape[0]
+        layers: list[nn.Module] = []  # (B, C, H, W)
         for number, outputs in enumerate(stem, 1):
             stride = stem_stride if number == len(stem) else 1
             layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]  # (B, C, H, W)
@@ -76,14 +79,14 @@ class ResidualNet(nn.Module):
             layers += [Block(channels, outputs, 2 if stage else 1), Dropout(rate)]
             channels = outputs
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(channels, NUM_CLASSES)
+        self.classifier = nn.Linear(channels, num_classes)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28), uint8 in 0..255 or float in 0..1, to logits (B, 10)."""
-        scaled = (scale_images(images, self.classifier.weight.dtype) - PIXEL_MEAN) / PIXEL_STD  # (B, 1, 28, 28)
+        """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to logits (B, num_classes)."""
+        scaled = (scale_images(images, self.classifier.weight.dtype) - PIXEL_MEAN) / PIXEL_STD  # (B, C, H, W)
         features = self.features(scaled)  # (B, C, H, W)
-        return self.classifier(features.mean(dim=(2, 3)))  # (B, C) to (B, 10)
+        return self.classifier(features.mean(dim=(2, 3)))  # (B, C) to (B, num_classes)

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
-from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.models.layers import NUM_CLASSES, scale_images
+from fmnist_lightning.models.layers import scale_images
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.models.tta import MirrorAveraged
 from fmnist_lightning.predict.pictures import Gray, Invert, load_picture, prepare, upright
@@ -48,7 +48,7 @@ class Prediction(NamedTuple):
 
     def top(self, k: int = 3) -> list[list[tuple[int, float]]]:
         """The k most probable labels of each image, with probabilities, highest first."""
-        probs, labels = self.probs.topk(min(k, NUM_CLASSES), dim=1)
+        probs, labels = self.probs.topk(min(k, len(self.classes)), dim=1)
         return [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), probs.tolist(), strict=True)]
 
     def __str__(self) -> str:

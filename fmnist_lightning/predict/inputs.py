@@ -17,8 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
-from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.data.idx import GZIP_MAGIC, MAGIC, IdxError, read_images
+from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.predict.pictures import FORMATS, Gray, Invert, PictureError, explain, read_picture
 
 STDIN = "-"

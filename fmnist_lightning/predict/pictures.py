@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageFilter, UnidentifiedImageError
 
-from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
 
 Invert = Literal["auto", "always", "never"]

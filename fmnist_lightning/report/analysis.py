@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional import classification as tm
 
-from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 
 Array = NDArray[Any]
 

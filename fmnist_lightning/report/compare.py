@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmnist_lightning.cli import DATA_DIR, LOG_DIR
-from fmnist_lightning.data.download import ensure_files
-from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.data.sources import TITLES, load_images
+from fmnist_lightning.cli import LOG_DIR, default_data_dir
+from fmnist_lightning.data.sets import TITLES, load_images
+from fmnist_lightning.data.sets.download import ensure_files
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report import analysis, plots
 from fmnist_lightning.report.results import Predictions, read_metrics, read_predictions
@@ -97,10 +97,13 @@ def draw(run: ComparedRun, shown: Any, path: Path, data_dir: str | None) -> None
 
     Raises OSError if it can't be written, and DataError if the images can't be read.
     """
-    dataset, folder = run.metrics["dataset"], Path(data_dir or read_config(run.folder).get("data_dir", DATA_DIR))
+    dataset, folder = (
+        run.metrics["dataset"],
+        Path(data_dir or read_config(run.folder).get("data_dir") or default_data_dir()),
+    )
     if dataset == "fashion_mnist":
         ensure_files(folder)
-    images = load_images(dataset, folder, train=False).images
+    images = load_images(dataset, folder, "test").images
     figure = plots.mistakes_plot(images[shown, 0].numpy(), *(values[shown] for values in run.predictions))
     with atomic_write(path) as file:
         file.write(plots.png(plots.mark(figure, dataset)))

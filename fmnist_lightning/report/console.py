@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from fmnist_lightning.data.sources import TITLES
+from fmnist_lightning.data.sets import TITLES
 from fmnist_lightning.report.tables import as_markdown, result_table
 
 # Advertising, and what is no news here.

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from torch import Tensor
 
-from fmnist_lightning.data.sources import TITLES
+from fmnist_lightning.data.sets import TITLES
 from fmnist_lightning.report import analysis, plots, tables
 from fmnist_lightning.report.results import read_curves, read_metrics, read_predictions
 from fmnist_lightning.runs.files import atomic_write, write_text

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional import classification as tm
 
-from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.data.sources import TITLES
+from fmnist_lightning.data.sets import TITLES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import CALIBRATION_BINS, Array
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
-from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.data.sources import TITLES
+from fmnist_lightning.data.sets import TITLES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.runs.folders import METRICS, PREDICTIONS, testing_command

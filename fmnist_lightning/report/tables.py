@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_lightning.data.fashion_mnist import CLASSES
-from fmnist_lightning.metrics import ORIGINAL, wilson_interval
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
+from fmnist_lightning.metrics import wilson_interval
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import Array
 
@@ -42,7 +42,7 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     intervals = {"accuracy": f"{percent(low)} to {percent(high)}"}
     columns = {
         "metric": list(LABELS.values()),
-        "original": [f"{ORIGINAL[name]:.2f}" for name in LABELS],
+        "original": [f"{FASHION_MNIST.published[name]:.2f}" for name in LABELS],
         "this run": [percent(metrics[name]) for name in LABELS],
         "95% interval": [intervals.get(name, "") for name in LABELS],
     }

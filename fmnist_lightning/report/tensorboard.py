@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from fmnist_lightning.data.batches import Batch
-from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.report import plots
 from fmnist_lightning.report.tables import as_markdown, facts_table, per_class_table
 from fmnist_lightning.runs.environment import environment
@@ -91,7 +91,7 @@ def draw(trainer: Any, module: Any, kernels: np.ndarray) -> None:
 def add_figure(trainer: Any, name: str, figure: Figure) -> None:
     """Show a figure, marked if its data is a stand-in, at the last step."""
     if writer := writer_of(trainer):
-        writer.add_figure(name, plots.mark(figure, trainer.datamodule.dataset), last_step(trainer))
+        writer.add_figure(name, plots.mark(figure, trainer.datamodule.source.name), last_step(trainer))
 
 
 def last_step(trainer: L.Trainer) -> int:

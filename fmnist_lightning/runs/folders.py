@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from fmnist_lightning.cli import command
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.files import locked, read_yaml, write_text
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+HISTORY = "metrics.csv"  # a row per epoch
 PREDICTIONS = "predictions.npz"
 REPORT = "report.html"
 REPORT_PICTURES = "report"  # a folder
@@ -64,7 +66,7 @@ def find_run(run: str, log_dir: Path) -> Path:
         runs = {number: path for number, path in numbered_runs(log_dir).items() if (path / CONFIG).is_file()}
         folder = runs[max(runs)] if runs else log_dir / "version_0"
     if not (folder / CONFIG).is_file():
-        raise UserError(f"cannot find {folder / CONFIG} (train first: python scripts/train.py, or name a run folder)")
+        raise UserError(f"cannot find {folder / CONFIG} (train first: {command('train')}, or name a run folder)")
     return folder
 
 
@@ -121,12 +123,12 @@ def describe_teacher(teacher: dict[str, Any] | None) -> str:
 
 def testing_command(run: Path) -> str:
     """The command that tests a trained run."""
-    return f"python scripts/test.py --run {shlex.quote(str(run))}"
+    return f"{command('test')} --run {shlex.quote(str(run))}"
 
 
 def resume_command(run: Path) -> str:
     """The command that resumes a run, or one of its checkpoints."""
-    return f"python scripts/train.py --resume {shlex.quote(str(run))}"
+    return f"{command('train')} --resume {shlex.quote(str(run))}"
 
 
 def lock_run(run: Path) -> contextlib.AbstractContextManager[None]:

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 from jsonargparse.typing import PositiveInt
 
 from fmnist_lightning.cli import (
-    DATA_DIR,
     LOG_DIR,
     Accelerator,
+    BatchLimit,
     Dataset,
     Fraction,
+    Loggers,
     MixupAlpha,
     NonNegativeFinite,
     PositiveFinite,
@@ -24,6 +25,7 @@ from fmnist_lightning.cli import (
     Shift,
     Strategy,
     TopK,
+    default_data_dir,
     parse,
     parse_values,
     path_option,
@@ -35,7 +37,7 @@ from fmnist_lightning.runs.folders import CONFIG, find_resumed, read_config, res
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Where a training computes, and how."""
+    """Devices"""
 
     accelerator: Accelerator = "auto"
     """Where to compute."""
@@ -51,29 +53,37 @@ class DeviceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleOptions:
-    """The model and how it is trained: the arguments of `Classifier`."""
+    """Model and optimizer"""
 
-    model: Literal["seed", "notebook", "compact", "fine", "advanced"] = "seed"
+    model: str = "seed"
     """seed is the original's model; notebook, the larger one that printed the original's results; compact and fine,
-    residual models with less than 250,000 parameters; advanced, one with less than 1,300,000."""
-    dropout: tuple[Fraction, Fraction, Fraction] = (0.25, 0.25, 0.5)
+    residual models with less than 250,000 parameters; advanced, one with less than 1,300,000. timm:NAME is any model of
+    timm, such as timm:resnet18; it needs the extra timm."""
+    pretrained: bool = False
+    """Start a timm model from its pretrained weights, which are downloaded."""
+    dropout: tuple[Fraction, Fraction, Fraction] | None = None
     """Dropout rates after the first pooling, the second pooling and the dense layer. Residual models: after each of
-    the last three stages."""
-    optimizer: Literal["adam", "muon"] = "adam"
-    """adam is Keras's Adam. muon is Muon for the weights of hidden layers, and Keras's Adam for the rest."""
+    the last three stages. Default: the model's own, which is 0.25, 0.25, 0.5 for all but notebook (0.5, 0.5, 0)."""
+    optimizer: Literal["adam", "muon", "sgd", "adamw"] = "adam"
+    """adam is Keras's Adam; muon, Muon for the weights of hidden layers and Keras's Adam for the rest; sgd, with
+    Nesterov momentum of 0.9, needs a higher --lr; adamw, torch's."""
     lr: PositiveFinite = 1e-3
-    """Learning rate. For one_cycle, its peak."""
+    """Learning rate. For one_cycle and cosine, its peak."""
     weight_decay: NonNegativeFinite = 0.0
-    """Decoupled weight decay, as in AdamW."""
-    schedule: Literal["constant", "one_cycle"] = "constant"
-    """Schedule of the learning rate: constant, or one_cycle, which goes up and then down to nearly zero."""
+    """Decoupled weight decay, as in AdamW; for sgd, L2 regularization."""
+    schedule: Literal["constant", "one_cycle", "cosine"] = "constant"
+    """Schedule of the learning rate: constant; one_cycle, which goes up and then down to nearly zero; cosine, down to
+    zero."""
     label_smoothing: Fraction = 0.0
     """Label smoothing of the training loss. The logged loss has none."""
+    class_weights: Literal["balanced"] | tuple[NonNegativeFinite, ...] | None = None
+    """Weights of the classes in the training loss: a list by label, or balanced, the inverse of each class's frequency
+    in the training images. The logged loss has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationOptions:
-    """How training images are augmented."""
+    """Augmentation of training images"""
 
     flip: bool = False
     """Flip half of the training images left to right, at random in each epoch."""
@@ -86,14 +96,38 @@ class AugmentationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Which images a training uses, in which batches."""
+class SourceOptions:
+    """Data"""
 
     dataset: Dataset = "fashion_mnist"
-    """fashion_mnist; drawn, a synthetic stand-in that needs no file; auto, fashion_mnist if available, else drawn."""
-    data_dir: str = path_option(DATA_DIR)
-    """Folder with torchvision's layout or with the four files, gzipped or not. Missing files are downloaded into it.
-    The environment variable FMNIST_DATA_DIR sets the default."""
+    """fashion_mnist; drawn, a synthetic stand-in that needs no file; auto, fashion_mnist if available, else drawn;
+    folder, a folder of pictures with a folder for each class; idx, any four IDX files; mnist, kmnist, emnist_letters,
+    by torchvision."""
+    data_dir: str = path_option(default_factory=default_data_dir)
+    """Folder of the data. Fashion-MNIST and torchvision's sets: with torchvision's layout or with the four files,
+    gzipped or not; missing files are downloaded into it. folder: PICTURES/CLASS/FILE or PICTURES/train/CLASS/FILE, with
+    val and test beside train. The environment variable FMNIST_DATA_DIR sets the default."""
+    image_size: PositiveInt | None = None
+    """Height and width in pixels that the pictures of a folder are scaled to. Default: 28."""
+    channels: Literal[1, 3] | None = None
+    """1 makes the pictures of a folder gray, 3 keeps colors. Default: 3."""
+    classes: tuple[str, ...] | None = None
+    """Class names of IDX files, by label. Default: the lines of classes.txt in the folder, else the labels."""
+    skip_unreadable: bool = False
+    """Train without the pictures of a folder that can't be read, which are listed. Else they are an error."""
+
+    def refuse(self, *names: str) -> None:
+        """Raise UserError if an option is given that this data set does not have."""
+        if given := [f"--{name}" for name in names if getattr(self, name) is not None]:
+            raise UserError(
+                f"cannot use {', '.join(given)} with --dataset {self.dataset}, which fixes it (leave it out)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(SourceOptions):
+    """Data"""
+
     batch_size: PositiveInt = 128
     """Images per step, over all devices. Each device takes its shard of the same batch."""
     val_fraction: Fraction = 0.1
@@ -104,11 +138,33 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOptions):
-    """Train on Fashion-MNIST, then test a checkpoint and print its metrics next to the original's."""
+class LoopOptions:
+    """Length and steps of the training"""
 
     max_epochs: PositiveInt = 40
     """Passes over the training set."""
+    max_steps: PositiveInt | None = None
+    """Stop after this many optimizer steps, if that comes before the last epoch."""
+    limit_train_batches: BatchLimit = 1.0
+    """Batches per training epoch: a number, or a fraction of all if it has a decimal point."""
+    limit_val_batches: BatchLimit = 1.0
+    """Batches per validation: a number, or a fraction of all if it has a decimal point."""
+    accumulate_grad_batches: PositiveInt = 1
+    """Batches per optimizer step."""
+    gradient_clip_val: PositiveFinite | None = None
+    """Largest norm of the gradient; a longer one is scaled down to it."""
+    ema: Fraction = 0.0
+    """Decay of an exponential moving average of the weights, which is validated, saved and tested. 0 for none."""
+    patience: PositiveInt | None = None
+    """Stop after this many epochs without a better val/accuracy."""
+    compile: bool = False
+    """Compile the model with torch.compile. Needs a C++ compiler; the first steps take longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationOptions:
+    """Distillation"""
+
     teacher: str | None = path_option(None)
     """Also learn from the outputs of a trained model for each augmented image: packaged, a run folder, last for the
     newest run, a checkpoint, or a .safetensors file. If it was trained on the validation images, val/accuracy is too
@@ -117,23 +173,35 @@ class TrainOptions(DeviceOptions, ModuleOptions, AugmentationOptions, DataOption
     """Weight of the teacher in the loss. The labels have the rest."""
     temperature: PositiveFinite = 4.0
     """Softens the probabilities of teacher and student before they are compared, if it is above 1."""
-    ema: Fraction = 0.0
-    """Decay of an exponential moving average of the weights, which is validated, saved and tested. 0 for none."""
-    patience: PositiveInt | None = None
-    """Stop after this many epochs without a better val/accuracy."""
-    checkpoint_every_minutes: PositiveFinite | None = None
-    """Also save within epochs, this often. Each epoch is saved at its end anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Run folder, test and resuming"""
+
     test: bool = True
     """Test a checkpoint at the end. Use false while you choose a recipe, so that the test set decides nothing."""
     ckpt: Literal["best", "last"] = "best"
     """The checkpoint that is tested: best, the one with the highest val/accuracy, or last."""
+    logger: Loggers = "tensorboard,csv"
+    """Where metrics go, several separated by commas: tensorboard; csv, the file metrics.csv, from which the report's
+    curves come; wandb; mlflow. The last two need the extra of their name."""
     log_dir: str = path_option(LOG_DIR)
     """Folder of the run folders version_N."""
     resume: str | None = path_option(None)
     """Run folder to resume, last for the newest, or a checkpoint in one. The run's own options hold, except for those
     given here: a longer training and another device are possible, another data set or model is not."""
+    checkpoint_every_minutes: PositiveFinite | None = None
+    """Also save within epochs, this often. Each epoch is saved at its end anyway."""
     fast_dev_run: bool = False
     """Run one batch of training, validation and test, to check that everything works. Makes no run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(
+    RunOptions, DeviceOptions, DistillationOptions, LoopOptions, ModuleOptions, AugmentationOptions, DataOptions
+):
+    """Train an image classifier, then test a checkpoint and print its metrics."""
 
     # What a resumed run can't change.
     FIXED: ClassVar[tuple[str, ...]]
@@ -321,13 +389,17 @@ def values_of(options: Any, group: type[Any]) -> dict[str, Any]:
 
 
 TrainOptions.FIXED = (
-    *("dataset", "val_fraction", "batch_size"),
+    *("dataset", "image_size", "channels", "classes", "skip_unreadable", "val_fraction", "batch_size"),
     *names(AugmentationOptions),
     *names(ModuleOptions),
+    *("limit_train_batches", "limit_val_batches", "accumulate_grad_batches", "gradient_clip_val", "compile"),
     *("ema", "seed", "precision"),
 )
 # Without these a config.yaml does not say which model was trained on what.
-REQUIRED = (*names(DataOptions), *names(ModuleOptions), "precision")
+REQUIRED = (
+    *("dataset", "data_dir", "batch_size", "val_fraction", "seed", "precision"),
+    *("model", "optimizer", "lr", "weight_decay", "schedule", "label_smoothing"),
+)
 
 
 def read_options(run: Path) -> TrainOptions:
@@ -346,7 +418,7 @@ def check_same_run(run: Path, options: TrainOptions) -> None:
     """Raise UserError if `options` would make a resumed run a different one."""
     before = read_options(run)
     # These schedules depend on the length of the training.
-    fixed = options.FIXED if options.schedule == "constant" else (*options.FIXED, "max_epochs")
+    fixed = options.FIXED if options.schedule == "constant" else (*options.FIXED, "max_epochs", "max_steps")
     if changed := [name for name in fixed if getattr(options, name) != getattr(before, name)]:
         found = ", ".join(f"{name} {getattr(options, name)} instead of {getattr(before, name)}" for name in changed)
         raise UserError(f"cannot resume {run} with {found}: give its own options, {resume_command(run)}")

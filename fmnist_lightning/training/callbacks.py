@@ -24,7 +24,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard.summary import hparams
 
 from fmnist_lightning.data.batches import Batch
-from fmnist_lightning.data.sources import TITLES
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.report.tensorboard import TensorBoardPlots
 from fmnist_lightning.runs.environment import environment
@@ -162,7 +161,7 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: Any, pl_module: L.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
-        return {"data": trainer.datamodule.dataset, **shown}
+        return {"data": trainer.datamodule.source.name, **shown}
 
 
 class EpochLines(Callback):
@@ -174,7 +173,7 @@ class EpochLines(Callback):
         values = ((name, trainer.callback_metrics.get(name)) for name in names)
         line = "  ".join(f"{name} {value:.4g}" for name, value in values if value is not None)
         with suppress(BrokenPipeError):  # a Ctrl-C may end the reader of a pipe before the epoch is saved
-            title = TITLES[trainer.datamodule.dataset]
+            title = trainer.datamodule.source.title
             print(f"{title} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
 
 
@@ -192,4 +191,4 @@ class Predictions(Callback):
         logits, labels, _ = pl_module.test_metrics.outputs
         probs = logits.softmax(dim=1).float().cpu().numpy()
         with atomic_write(self.path) as file:
-            np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=trainer.datamodule.dataset)
+            np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=trainer.datamodule.source.name)

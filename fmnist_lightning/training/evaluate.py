@@ -60,8 +60,8 @@ def evaluate(options: TestOptions) -> None:
             enable_progress_bar=False,
             callbacks=[Predictions(run / PREDICTIONS), OwnSignals()],
         )
-        module = build_classifier(replace(trained, precision=devices.precision))
         datamodule = FashionMNISTDataModule(**values_of(trained, DataOptions))
+        module = build_classifier(replace(trained, precision=devices.precision), datamodule.source)
         run_test_loop(trainer, module, datamodule, run, options.ckpt, tta=options.tta)
 
 
@@ -136,7 +136,8 @@ def test_record(
     here = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
     count = len(datamodule.splits["test"].labels)
     return {
-        "dataset": datamodule.dataset,
+        "dataset": datamodule.source.name,
+        "data": datamodule.source.as_plain(),
         "split": "test",
         "n": count,
         **{name: values[f"test/{name}"] for name in METRIC_NAMES},

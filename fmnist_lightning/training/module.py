@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmnist_lightning.data.batches import Batch
-from fmnist_lightning.data.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.metrics import EpochMetrics
-from fmnist_lightning.models.layers import NUM_CLASSES
-from fmnist_lightning.models.nets import MODELS
+from fmnist_lightning.models.layers import ImageShape
+from fmnist_lightning.models.nets import build_net
 from fmnist_lightning.runs.options import ModuleOptions, TrainOptions, values_of
 from fmnist_lightning.training.distillation import Teacher
 from fmnist_lightning.training.optim import OPTIMIZERS, one_cycle
@@ -30,26 +30,33 @@ class Classifier(L.LightningModule):
     def __init__(
         self,
         model: str = "seed",
-        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+        image_shape: ImageShape = (1, 28, 28),
+        num_classes: int = 10,
+        class_names: Sequence[str] | None = None,
+        dropout: Sequence[float] | None = None,
         optimizer: str = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         schedule: str = "constant",
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
-        dropout = list(dropout)
+        # Plain values, which a checkpoint holds.
+        class_names = None if class_names is None else list(class_names)
+        dropout = None if dropout is None else list(dropout)
         self.save_hyperparameters()
-        self.net = MODELS[model](dropout)
+        self.net = build_net(model, image_shape, num_classes, dropout)
         self.teacher: Teacher | None = None  # `train` sets it
-        self.train_metrics = EpochMetrics(NUM_CLASSES, "train/", names=["accuracy"])
-        self.val_metrics = EpochMetrics(NUM_CLASSES, "val/")
-        self.test_metrics = EpochMetrics(NUM_CLASSES, "test/")
+        self.train_metrics = EpochMetrics(num_classes, "train/", names=["accuracy"])
+        self.val_metrics = EpochMetrics(num_classes, "val/")
+        self.test_metrics = EpochMetrics(num_classes, "test/")
         # For the graph in TensorBoard and the sizes in the summary.
-        self.example_input_array = torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+        self.example_input_array = torch.zeros(1, *image_shape, dtype=torch.uint8)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28) to logits (B, 10)."""
+        """Images (B, C, H, W) to logits (B, num_classes)."""
         return self.net(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -72,7 +79,7 @@ class Classifier(L.LightningModule):
         self.shared_step(batch, self.test_metrics)
 
     def shared_step(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
-        """Logits (B, 10), in float32 or better, which `metrics` keeps."""
+        """Logits (B, num_classes), in float32 or better, which `metrics` keeps."""
         logits = self(batch.images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         metrics.update(logits, batch.labels, batch.indices)
@@ -133,10 +140,15 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def build_classifier(options: TrainOptions) -> Classifier:
-    """The module of these options, with weights in their precision.
+def build_classifier(options: TrainOptions, info: DataInfo) -> Classifier:
+    """The module of these options for a data set, with weights in their precision.
 
     Lightning 2.6 loads a checkpoint's weights before it converts the module to 64 bits, and so rounds them to 32.
     """
-    module = Classifier(**values_of(options, ModuleOptions))
+    data: dict[str, Any] = {
+        "image_shape": info.image_shape,
+        "num_classes": len(info.classes),
+        "class_names": info.classes,
+    }
+    module = Classifier(**values_of(options, ModuleOptions), **data)
     return module.double() if options.precision == "64-true" else module

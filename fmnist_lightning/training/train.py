@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.fashion_mnist import DataError
-from fmnist_lightning.data.sources import resolve_dataset
+from fmnist_lightning.data.sets import resolve_dataset
+from fmnist_lightning.data.source import DataError
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.report.console import filter_library_output
 from fmnist_lightning.runs.folders import explain_write_errors, lock_run, resume_command, testing_command
@@ -66,7 +66,7 @@ def train_here(
     options, datamodule = prepare_data(options, devices.fabric, datamodule)
     options, teacher = prepare_teacher(options, devices.fabric)
     L.seed_everything(options.seed, verbose=False)
-    module = build_classifier(options)
+    module = build_classifier(options, datamodule.source)
     module.teacher = teacher
     arguments = trainer_arguments(options, devices, module)
     if not options.fast_dev_run:

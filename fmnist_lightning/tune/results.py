@@ -15,7 +15,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
-from fmnist_lightning.data.sources import TITLES
+from fmnist_lightning.data.sets import TITLES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark

@@ -19,7 +19,8 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.files import read_yaml
 from fmnist_lightning.runs.options import AugmentationOptions, ModuleOptions, TrainOptions, TuneOptions, as_yaml, names
 
-DROPOUT_PLACES = tuple(f"dropout.{place}" for place in range(len(TrainOptions().dropout)))
+KERAS_RATES = (0.25, 0.25, 0.5)  # of the original's model, if a recipe names no dropout
+DROPOUT_PLACES = tuple(f"dropout.{place}" for place in range(3))
 # Not the data, since all trials are judged on the same images; not the seed, since a lucky one is no better recipe.
 SEARCHED = (
     *names(ModuleOptions),
@@ -91,6 +92,7 @@ def changed(options: TrainOptions, values: Mapping[str, Any], source: str | Path
     for name, value in values.items():
         option, _, place = name.partition(".")
         if place:
+            content[option] = content[option] or [*KERAS_RATES]
             content[option][int(place)] = value
         else:
             content[option] = value
@@ -100,7 +102,7 @@ def changed(options: TrainOptions, values: Mapping[str, Any], source: str | Path
 def value_of(options: TrainOptions, name: str) -> Any:
     option, _, place = name.partition(".")
     value = getattr(options, option)
-    return value[int(place)] if place else value
+    return (value or KERAS_RATES)[int(place)] if place else value
 
 
 def label(value: Any) -> Any:

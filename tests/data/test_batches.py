@@ -5,7 +5,7 @@ import torch
 
 from fmnist_lightning.data.batches import Batches
 from fmnist_lightning.data.datamodule import stratified_split
-from fmnist_lightning.data.fashion_mnist import DataError, Split
+from fmnist_lightning.data.source import DataError, Split
 
 COUNT = 103
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import NOWHERE, Program, draw_few, use_mirrors
 
-from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.export import FORMATS, OPSET, TOLERANCE, export, verify
 from fmnist_lightning.models.nets import SeedNet

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fmnist_lightning.data.drawn import load_drawn
-from fmnist_lightning.data.fashion_mnist import load_split
+from fmnist_lightning.data.sets.drawn import load_drawn
+from fmnist_lightning.data.sets.fashion_mnist import load_split
 from fmnist_lightning.models.nets import NotebookNet, SeedNet
 from fmnist_lightning.training.optim import KERAS_EPSILON, KerasAdam
 
@@ -98,7 +98,7 @@ def test_net_gives_keras_probabilities(small_drawn: None, net: Any, keras_net: A
     keras.utils.set_random_seed(0)
     theirs = keras_net()
     assert theirs.count_params() == parameters
-    images, ours = load_drawn(train=False).images, net().eval()
+    images, ours = load_drawn("test").images, net().eval()
     ours.load_state_dict(from_keras(ours, theirs.get_weights()))
     probs = ours(images).softmax(dim=1).detach().numpy()
     np.testing.assert_allclose(probs, theirs.predict(to_keras(images), verbose=0), rtol=0, atol=1e-5)
@@ -113,7 +113,7 @@ def mismatch(net: nn.Module, reference: dict[str, torch.Tensor]) -> int:
 @pytest.mark.real_data
 def test_ten_adam_steps_end_in_keras_weights(real_data_dir: Path, in_64_bits: None) -> None:
     """Without dropout. The controls: weights do move, and torch's own Adam, with epsilon elsewhere, ends elsewhere."""
-    images, labels = load_split(real_data_dir, train=True)
+    images, labels = load_split(real_data_dir, "train")
     batches = [(images[part], labels[part]) for part in torch.arange(640).split(64)]
     keras.utils.set_random_seed(1)
     theirs = keras_seed_net(dropout=False)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fmnist_lightning.data.fashion_mnist import load_split
+from fmnist_lightning.data.sets.fashion_mnist import load_split
 from fmnist_lightning.models.layers import Dropout
 from fmnist_lightning.models.nets import MODELS, SeedNet
 from fmnist_lightning.models.residual import PIXEL_MEAN, PIXEL_STD, Block
@@ -24,7 +24,7 @@ def test_options_name_every_net() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_net_scales_bytes_as_floats(model: str) -> None:
-    net = MODELS[model](NO_DROPOUT).eval()
+    net = MODELS[model]((1, 28, 28), 10, NO_DROPOUT).eval()
     assert net(IMAGES).shape == (5, 10)
     assert torch.equal(net(IMAGES), net(IMAGES.float() / 255))
 
@@ -32,7 +32,7 @@ def test_net_scales_bytes_as_floats(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_net_uses_each_dropout_rate(model: str) -> None:
     for rates in torch.eye(3).mul(0.125).tolist():
-        net = MODELS[model](rates)
+        net = MODELS[model]((1, 28, 28), 10, rates)
         assert [layer.rate for layer in net.modules() if isinstance(layer, Dropout)][-3:] == rates
         assert not torch.equal(net(IMAGES), net(IMAGES))
 
@@ -83,7 +83,7 @@ def test_block_starts_as_its_shortcut() -> None:
     ],
 )
 def test_residual_net_has_its_size_and_stages(model: str, most: int, shapes: list[tuple[int, ...]]) -> None:
-    net, features, found = MODELS[model](NO_DROPOUT).eval(), torch.zeros(2, 1, 28, 28), []
+    net, features, found = MODELS[model]((1, 28, 28), 10, NO_DROPOUT).eval(), torch.zeros(2, 1, 28, 28), []
     for layer in net.features:
         features = layer(features)
         if isinstance(layer, Block):
@@ -94,6 +94,6 @@ def test_residual_net_has_its_size_and_stages(model: str, most: int, shapes: lis
 
 @pytest.mark.real_data
 def test_pixels_are_normalized_by_the_training_set(real_data_dir: Path) -> None:
-    pixels = load_split(real_data_dir, train=True).images.double() / 255
+    pixels = load_split(real_data_dir, "train").images.double() / 255
     assert pixels.mean().item() == pytest.approx(PIXEL_MEAN, abs=1e-4)
     assert pixels.std().item() == pytest.approx(PIXEL_STD, abs=1e-4)

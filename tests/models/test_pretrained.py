@@ -12,7 +12,7 @@ import torch
 from conftest import shared_run
 from safetensors.numpy import load_file
 
-from fmnist_lightning.data.fashion_mnist import CLASSES, FILES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FILES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.pretrained import PACKAGED, Pretrained, load_pretrained, to_safetensors, weights_digest

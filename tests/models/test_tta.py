@@ -7,7 +7,7 @@ import torch
 from conftest import Program, metrics_of
 from PIL import Image
 
-from fmnist_lightning.data.drawn import load_drawn
+from fmnist_lightning.data.sets.drawn import load_drawn
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.tta import MirrorAveraged
 from fmnist_lightning.predict.classifier import load_classifier
@@ -41,6 +41,6 @@ def test_evaluate_with_tta_averages_and_says_so(program: Program, trained: Path)
     assert "mirror images" in output
     with np.load(trained / "predictions.npz") as predictions:
         probs = torch.from_numpy(predictions["probs"])
-    images = load_drawn(train=False).images[:, 0]
+    images = load_drawn("test").images[:, 0]
     torch.testing.assert_close(load_classifier(str(trained), tta=True)(images).probs, probs, rtol=0, atol=1e-5)
     assert (load_classifier(str(trained))(images).probs - probs).abs().max() > 1e-4

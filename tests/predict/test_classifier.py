@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 import fmnist_lightning
-from fmnist_lightning.data.drawn import draw
-from fmnist_lightning.data.fashion_mnist import CLASSES, load_split
+from fmnist_lightning.data.sets.drawn import draw
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, load_split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import PACKAGED, load_pretrained, to_safetensors
 from fmnist_lightning.predict import classifier
@@ -203,7 +203,7 @@ def test_example_in_readme_runs_and_package_imports_fast(boot: Path) -> None:
     lines, same = (textwrap.dedent(example[0]) for example in found if example)
     assert lines == same
     before = "import sys, fmnist_lightning; assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys()\n"
-    modules = "fmnist_lightning.predict.predict, fmnist_lightning.data.sources"
+    modules = "fmnist_lightning.predict.predict, fmnist_lightning.data.sets"
     after = f"import {modules}; assert not {{'lightning', 'torchvision'}} & sys.modules.keys()\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", before + lines + after]
@@ -221,7 +221,7 @@ def test_package_exports_its_public_names() -> None:
 
 @pytest.mark.real_data
 def test_packaged_weights_reach_the_accuracy_of_their_card(real_data_dir: Path) -> None:
-    images, labels = load_split(real_data_dir, train=False)
+    images, labels = load_split(real_data_dir, "test")
     classify = load_classifier()
     accuracy = (classify(images).labels == labels).double().mean().item()
     # Rounding differs between CPUs, so an image at the decision boundary may change its class.

@@ -21,8 +21,8 @@ import torch
 from conftest import Program, run_command
 from PIL import Image
 
-from fmnist_lightning.data.drawn import draw
-from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.drawn import draw
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors
 from fmnist_lightning.predict import inputs
 from fmnist_lightning.predict.classifier import load_classifier

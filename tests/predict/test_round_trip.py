@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fmnist_lightning.data.fashion_mnist import load_split
+from fmnist_lightning.data.sets.fashion_mnist import load_split
 from fmnist_lightning.predict import pictures
 from fmnist_lightning.predict.classifier import load_classifier
 from fmnist_lightning.predict.pictures import Gray, Invert, read_picture
@@ -28,7 +28,7 @@ SIZES = (64, 90, 128, 180, 256, 360, 500, 600)  # height and width of pictures; 
 @cache
 def images_and_labels(data_dir: Path) -> tuple[Gray, torch.Tensor]:
     """Test images (n, 28, 28), and what the packaged model predicts for them."""
-    images = load_split(data_dir, train=False).images[:, 0]
+    images = load_split(data_dir, "test").images[:, 0]
     chosen = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:COUNT]]
     labels = load_classifier(device="cpu")(chosen).labels
     assert labels.bincount(minlength=10).min() >= COUNT // 20
@@ -79,6 +79,6 @@ def test_round_trip_without_trimming_loses_classes(real_data_dir: Path, monkeypa
 @pytest.mark.parametrize("train", [True, False])
 def test_no_image_of_the_data_set_has_bright_corners(real_data_dir: Path, train: bool) -> None:
     """So an image that was saved as a picture comes back as it was."""
-    images = load_split(real_data_dir, train=train).images[:, 0]
+    images = load_split(real_data_dir, "train" if train else "test").images[:, 0]
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].float()
     assert corners.quantile(0.5, dim=1).max() < pictures.MIDDLE

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from sklearn import metrics as sk
 from test_analysis import predictions
 
-from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.report import plots
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (200, 1, 28, 28), np.uint8)

@@ -12,7 +12,7 @@ import torch
 from conftest import Program
 from torchvision.datasets import FashionMNIST
 
-from fmnist_lightning.data.drawn import load_drawn
+from fmnist_lightning.data.sets.drawn import load_drawn
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.training.train import train
 from tools import benchmark
@@ -62,7 +62,7 @@ def layout(tmp_path: Path, small_drawn: None) -> Path:
 
 
 def test_write_layout_is_read_alike_by_all_programs(layout: Path) -> None:
-    drawn, theirs = load_drawn(train=True), FashionMNIST(layout, train=True)
+    drawn, theirs = load_drawn("train"), FashionMNIST(layout, train=True)
     assert torch.equal(theirs.data, drawn.images.squeeze(1))
     assert torch.equal(theirs.targets, drawn.labels)
     read = peer("keras_tensorflow").read_idx(layout / "FashionMNIST" / "raw" / "train-images-idx3-ubyte")
@@ -103,8 +103,8 @@ class TestPeers:
         program, sizes = peer("growth"), []
         load = program.Copies.load
 
-        def noting(self: Any, *, train: bool) -> Any:
-            split = load(self, train=train)
+        def noting(self: Any, part: str) -> Any:
+            split = load(self, part)
             sizes.append(len(split.labels))
             return split
 

@@ -13,8 +13,8 @@ from test_metrics import by_scikit_learn
 
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.drawn import load_drawn
-from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.data.sets.drawn import load_drawn
+from fmnist_lightning.data.source import Split
 from fmnist_lightning.metrics import METRIC_NAMES, EpochMetrics
 from fmnist_lightning.report.results import read_curves
 from fmnist_lightning.runs.checkpoints import read_checkpoint
@@ -64,7 +64,7 @@ def test_predictions_are_in_file_order_and_give_the_metrics(plotted_once: Path) 
     assert predictions["dataset"] == "drawn"
     assert (predictions["probs"].shape, predictions["probs"].dtype) == ((200, 10), np.float32)
     assert predictions["labels"].dtype == np.int64
-    assert np.array_equal(predictions["labels"], load_drawn(train=False).labels.numpy())
+    assert np.array_equal(predictions["labels"], load_drawn("test").labels.numpy())
     probs = predictions["probs"].astype(np.float64)
     reference = by_scikit_learn(probs / probs.sum(axis=1, keepdims=True), predictions["labels"])
     assert {name: metrics[name] for name in reference} == pytest.approx(reference, abs=1e-6)
@@ -112,14 +112,14 @@ def test_test_loop_counts_each_image_once_at_any_batch_size(
 def test_test_set_is_not_read_without_the_test(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(self: FashionMNISTDataModule, *, train: bool) -> Split:
-        opened.append(train)
-        return load_drawn(train=train)
+    def load(self: FashionMNISTDataModule, part: str) -> Split:
+        opened.append(part)
+        return load_drawn(part)
 
-    opened: list[bool] = []
+    opened: list[str] = []
     monkeypatch.setattr(FashionMNISTDataModule, "load", load)
     run, _ = small_run(program, tmp_path, "--test", "false", "--max_epochs", 1)
-    assert opened == [True]
+    assert opened == ["train"]
     assert not (run / "metrics.json").exists()
 
 
@@ -197,7 +197,7 @@ def test_no_validation_is_refused_for_what_needs_it(program: Program, tmp_path: 
 
 def test_average_of_the_weights_is_validated_and_saved(program: Program, tmp_path: Path) -> None:
     run, _ = small_run(program, tmp_path, "--ema", 0.9, "--max_epochs", 1)
-    saved, test_set = read_checkpoint(run / "checkpoints" / "last.ckpt"), load_drawn(train=False)
+    saved, test_set = read_checkpoint(run / "checkpoints" / "last.ckpt"), load_drawn("test")
     average, trained = (accuracy_of(saved[name], test_set) for name in ("state_dict", "current_model_state"))
     assert metrics_of(run)["accuracy"] == pytest.approx(average, abs=0.006)  # bf16 or not
     assert abs(metrics_of(run)["accuracy"] - trained) > 0.006

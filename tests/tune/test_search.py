@@ -27,7 +27,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.fashion_mnist import Split
+from fmnist_lightning.data.source import Split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import numbered_runs, read_config
@@ -135,10 +135,10 @@ def rates(folder: Path) -> list[float]:
 def sealed_test_set() -> Iterator[None]:
     load = FashionMNISTDataModule.load
 
-    def load_sealed(self: FashionMNISTDataModule, *, train: bool) -> Split:
-        if not train:
+    def load_sealed(self: FashionMNISTDataModule, part: str) -> Split:
+        if part == "test":
             raise UserError("the test set was read")
-        return load(self, train=train)
+        return load(self, part)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FashionMNISTDataModule, "load", load_sealed)

@@ -10,10 +10,21 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from fmnist_lightning.data.fashion_mnist import CLASSES, IMAGE_SIZE, Split
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, IMAGE_SIZE
+from fmnist_lightning.data.source import DataInfo, DataSource, Part, Split
+from fmnist_lightning.runs.options import SourceOptions
 
-PER_CLASS = {"train": 6000, "test": 1000}  # as in Fashion-MNIST
-SEEDS = {"train": 60000, "test": 10000}
+DRAWN = DataInfo(
+    name="drawn",
+    title="DRAWN STAND-IN, not Fashion-MNIST",
+    classes=CLASSES,
+    image_shape=(1, IMAGE_SIZE, IMAGE_SIZE),
+    stand_in=True,
+    framing="garment",
+)
+
+PER_CLASS: dict[Part, int] = {"train": 6000, "test": 1000}  # as in Fashion-MNIST
+SEEDS: dict[Part, int] = {"train": 60000, "test": 10000}
 EDGE = IMAGE_SIZE / 2  # pixels for a distance of 1
 
 
@@ -127,9 +138,13 @@ def draw(name: str, count: int, generator: torch.Generator) -> Tensor:
     return (stripes + noise + 1).mul_(shade).mul_(inside).clamp_(0, 1).mul_(255).to(torch.uint8)
 
 
-def load_drawn(*, train: bool) -> Split:
+def drawn_source(options: SourceOptions) -> DataSource:
+    options.refuse("image_size", "channels", "classes")
+    return DataSource(**vars(DRAWN), load=load_drawn)
+
+
+def load_drawn(part: Part) -> Split:
     """60,000 or 10,000 drawn garments, shuffled in an order that never changes."""
-    part = "train" if train else "test"
     count, generator = PER_CLASS[part], torch.Generator().manual_seed(SEEDS[part])
     images = torch.cat([draw(name, count, generator) for name in CLASSES])
     labels = torch.arange(len(CLASSES)).repeat_interleave(count)

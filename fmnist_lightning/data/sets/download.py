@@ -7,11 +7,22 @@ import shutil
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fmnist_lightning.data.fashion_mnist import FILES, RAW_FOLDER, DataError, find_content, find_copies, read_verified
+from fmnist_lightning.data.sets.fashion_mnist import (
+    FASHION_MNIST,
+    FILES,
+    RAW_FOLDER,
+    find_content,
+    find_copies,
+    load_split,
+    read_verified,
+)
+from fmnist_lightning.data.source import DataError, DataSource
 from fmnist_lightning.runs.files import fsync_and_rename, locked
+from fmnist_lightning.runs.options import SourceOptions
 
 # Tried after torchvision's own mirror, which has no TLS: the repository of the data set's authors.
 AUTHORS_MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
@@ -21,6 +32,12 @@ PAUSE_SECONDS = 1.0  # between rounds
 SOCKET_TIMEOUT_SECONDS = 10.0  # urllib's default is none
 STAGING_PREFIX = ".download-"
 HINT = "Connect to the network, or name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR)."
+
+
+def fashion_mnist_source(options: SourceOptions) -> DataSource:
+    options.refuse("image_size", "channels", "classes")
+    folder = Path(options.data_dir)
+    return DataSource(**vars(FASHION_MNIST), load=partial(load_split, folder), prepare=partial(ensure_files, folder))
 
 
 def ensure_files(data_dir: Path) -> None:

@@ -9,16 +9,21 @@ import hashlib
 import os
 import zlib
 from pathlib import Path
-from typing import NamedTuple
-
-from torch import Tensor
 
 from fmnist_lightning.data.idx import read_tensor
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.data.source import DataError, DataInfo, Part, Split
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 IMAGE_SIZE = 28  # pixels, height and width
-
+FASHION_MNIST = DataInfo(
+    name="fashion_mnist",
+    title="Fashion-MNIST",
+    classes=CLASSES,
+    image_shape=(1, IMAGE_SIZE, IMAGE_SIZE),
+    # Percent on the test set, as Fashion-MNIST-CNN-Dropout reports them.
+    published={"accuracy": 91.39, "precision": 91.53, "recall": 91.39, "f1": 91.43, "auroc": 99.48},
+    framing="garment",
+)
 
 # The SHA-256 of each unpacked file. torchvision only checks that they exist, so it accepts truncated and swapped ones.
 FILES = {
@@ -29,17 +34,6 @@ FILES = {
 }
 MAX_BYTES = 50_000_000  # read of a file, which may be a gzip bomb; the largest has 47,040,016
 RAW_FOLDER = Path("FashionMNIST", "raw")
-
-
-class Split(NamedTuple):
-    """Images with their labels, in file order."""
-
-    images: Tensor  # (n, 1, 28, 28) uint8
-    labels: Tensor  # (n,) int64
-
-
-class DataError(UserError):
-    """The data is missing, damaged, or does not suit the options."""
 
 
 def find_copies(data_dir: Path, name: str) -> list[Path]:
@@ -75,9 +69,9 @@ def find_content(data_dir: Path, name: str) -> bytes:
     raise DataError("; ".join(problems) or f"cannot find {name} in {data_dir}")
 
 
-def load_split(data_dir: Path, *, train: bool) -> Split:
+def load_split(data_dir: Path, part: Part) -> Split:
     """The training set (60,000 images) or the test set (10,000). Raises DataError if a file is missing or damaged."""
-    prefix = "train" if train else "t10k"
+    prefix = "t10k" if part == "test" else "train"
     images = read_tensor(find_content(data_dir, f"{prefix}-images-idx3-ubyte"), axes=3)
     labels = read_tensor(find_content(data_dir, f"{prefix}-labels-idx1-ubyte"), axes=1)
     return Split(images.unsqueeze(1), labels.long())

@@ -9,9 +9,10 @@ import torch
 from conftest import TINY, pack
 from torchvision.datasets import FashionMNIST
 
-from fmnist_lightning.data import fashion_mnist
-from fmnist_lightning.data.download import ensure_files
-from fmnist_lightning.data.fashion_mnist import CLASSES, FILES, DataError, find_content, load_split, read_verified
+from fmnist_lightning.data.sets import fashion_mnist
+from fmnist_lightning.data.sets.download import ensure_files
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FILES, find_content, load_split, read_verified
+from fmnist_lightning.data.source import DataError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -24,11 +25,11 @@ def test_load_split_reads_each_layout(tiny_files: dict[str, bytes], tmp_path: Pa
     for name, content in tiny_files.items():
         (folder / (f"{name}.gz" if packed else name)).write_bytes(pack(content) if packed else content)
     ensure_files(tmp_path)
-    images, labels = load_split(tmp_path, train=True)
+    images, labels = load_split(tmp_path, "train")
     assert (images.shape, images.dtype, labels.dtype) == ((TINY["train"], 1, 28, 28), torch.uint8, torch.int64)
     assert images.numpy().tobytes() == tiny_files[IMAGES][16:]
     assert labels.byte().numpy().tobytes() == tiny_files[LABELS][8:]
-    assert len(load_split(tmp_path, train=False).labels) == TINY["t10k"]
+    assert len(load_split(tmp_path, "test").labels) == TINY["t10k"]
     assert list(CLASSES) == FashionMNIST.classes
 
 
@@ -39,7 +40,7 @@ def test_load_split_equals_torchvision_on_real_data(real_data_dir: Path, tmp_pat
     raw.mkdir(parents=True)
     for name in FILES:
         (raw / name).write_bytes(find_content(real_data_dir, name))
-    theirs, ours = FashionMNIST(str(tmp_path), train=train), load_split(real_data_dir, train=train)
+    theirs, ours = FashionMNIST(str(tmp_path), train=train), load_split(real_data_dir, "train" if train else "test")
     assert torch.equal(ours.images[:, 0], theirs.data)
     assert torch.equal(ours.labels, theirs.targets)
     assert ours.labels.bincount().tolist() == [6000 if train else 1000] * 10

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import NOWHERE, Mirror, pack, use_mirrors
 
-from fmnist_lightning.data import download
-from fmnist_lightning.data.download import ensure_files
-from fmnist_lightning.data.fashion_mnist import FILES, RAW_FOLDER, DataError, load_split
+from fmnist_lightning.data.sets import download
+from fmnist_lightning.data.sets.download import ensure_files
+from fmnist_lightning.data.sets.fashion_mnist import FILES, RAW_FOLDER, load_split
+from fmnist_lightning.data.source import DataError
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -21,7 +22,7 @@ IMAGES = "train-images-idx3-ubyte"
 def assert_complete(folder: Path) -> None:
     """All files are good, and nothing temporary is left."""
     for train in (True, False):
-        load_split(folder, train=train)
+        load_split(folder, "train" if train else "test")
     assert not list(folder.rglob(f"{download.STAGING_PREFIX}*"))
 
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fmnist_lightning.data import drawn
 from fmnist_lightning.data.batches import Batches
-from fmnist_lightning.data.drawn import draw, load_drawn
-from fmnist_lightning.data.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets import drawn
+from fmnist_lightning.data.sets.drawn import draw, load_drawn
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES
 from fmnist_lightning.models.nets import SeedNet
 
 
 def test_load_drawn_repeats_itself_and_its_sets_differ(small_drawn: None) -> None:
-    first, second, test_set = load_drawn(train=True), load_drawn(train=True), load_drawn(train=False)
+    first, second, test_set = load_drawn("train"), load_drawn("train"), load_drawn("test")
     assert (first.images.shape, first.images.dtype) == ((600, 1, 28, 28), torch.uint8)
     assert test_set.labels.bincount().tolist() == [20] * 10
     assert all(map(torch.equal, first, second))
@@ -34,11 +34,11 @@ def test_drawn_is_learned_well_but_not_perfectly(monkeypatch: pytest.MonkeyPatch
     torch.manual_seed(0)
     net = SeedNet()
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    for images, labels, *_ in Batches(load_drawn(train=True), 32, seed=0):
+    for images, labels, *_ in Batches(load_drawn("train"), 32, seed=0):
         optimizer.zero_grad()
         F.cross_entropy(net(images), labels).backward()
         optimizer.step()
     net.eval()
-    images, labels = load_drawn(train=False)
+    images, labels = load_drawn("test")
     accuracy = (net(images).argmax(dim=1) == labels).float().mean().item()
     assert 0.8 < accuracy < 0.998

@@ -1,0 +1,81 @@
+"""A data set as one value: what it is called, what its images look like, and how they are loaded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from fmnist_lightning.errors import UserError
+
+Part = Literal["train", "val", "test"]
+Framing = Literal["garment", "crop"]
+
+
+class Split(NamedTuple):
+    """Images with their labels, in file order."""
+
+    images: Tensor  # (n, C, H, W) uint8
+    labels: Tensor  # (n,) int64
+
+
+class DataError(UserError):
+    """The data is missing, damaged, or does not suit the options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """What a run records about its data set, in plain values."""
+
+    name: str
+    """As `--dataset` has it."""
+    title: str
+    """For people: in tables, plots and reports."""
+    classes: tuple[str, ...]
+    """The class names, by label."""
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Results to compare with, in percent by the name of the metric; may be empty."""
+    stand_in: bool = False
+    """Whether it only stands in for other data; everything made from it says so."""
+    framing: Framing = "crop"
+    """How a picture of a user becomes an image: garment, as Fashion-MNIST's authors did it, or a centered crop."""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Values that JSON and checkpoints hold; `from_plain` reads them."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "classes": list(self.classes),
+            "image_shape": list(self.image_shape),
+            "published": dict(self.published),
+            "stand_in": self.stand_in,
+            "framing": self.framing,
+        }
+
+    @staticmethod
+    def from_plain(values: Mapping[str, Any]) -> "DataInfo":
+        """Raises TypeError, KeyError or ValueError if the values are not those of `as_plain`."""
+        info = DataInfo(**{**values, "classes": tuple(values["classes"]), "image_shape": tuple(values["image_shape"])})
+        if not all(isinstance(name, str) for name in (info.name, info.title, *info.classes)):
+            raise TypeError("its name, title or classes are no text")
+        if len(info.image_shape) != 3 or not all(type(length) is int and length > 0 for length in info.image_shape):
+            raise ValueError(f"its image shape is {info.image_shape}")
+        return info
+
+
+def no_preparation() -> None:
+    """For data sets that need no download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource(DataInfo):
+    """A data set that can be loaded. To add one: a file in data/sets/ and a line in `SOURCES`."""
+
+    load: Callable[[Part], Split]
+    """Load the images of a part. Raises DataError if a file is missing or damaged."""
+    prepare: Callable[[], None] = no_preparation
+    """Download or decode what is missing; called once per machine, before `load`."""
+    parts: tuple[Part, ...] = ("train", "test")
+    """The parts that the data set has. Without val, the validation split is taken from train."""
