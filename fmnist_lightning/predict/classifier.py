@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.data.pictures import upright
 from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.layers import scale_images
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.models.tta import MirrorAveraged
-from fmnist_lightning.predict.pictures import Gray, Invert, load_picture, prepare, upright
+from fmnist_lightning.predict.pictures import Gray, Invert, load_picture, prepare
 
 ACCEPTED = (
     "a path, a PIL image, data (28, 28), (B, 28, 28) or (B, 1, 28, 28), a picture (H, W), (H, W, 1), (H, W, 3) or "

@@ -15,14 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image
-
 from fmnist_lightning.data.idx import GZIP_MAGIC, MAGIC, IdxError, read_images
+from fmnist_lightning.data.pictures import FORMATS, SUFFIXES, PictureError, explain
 from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
-from fmnist_lightning.predict.pictures import FORMATS, Gray, Invert, PictureError, explain, read_picture
+from fmnist_lightning.predict.pictures import Gray, Invert, read_picture
 
 STDIN = "-"
-SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 # The names of the data set's own files, and of MNIST's, "t10k-images.idx3-ubyte".
 IDX_NAME = re.compile(r"[-.]idx\d-ubyte(\.gz)?$")
 # Bytes of a stream that are kept in memory: more than five times the largest file of the data set.

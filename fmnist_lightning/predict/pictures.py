@@ -8,32 +8,20 @@ and columns; it accepts a background of any color, with noise; it finds edges th
 always on the validation split of the training set.
 """
 
-from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
-from threading import Lock
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFilter
 
+from fmnist_lightning.data.pictures import PictureError, check_pixels, explain, flatten, open_picture
 from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
-from fmnist_lightning.errors import UserError
 
 Invert = Literal["auto", "always", "never"]
 Gray = NDArray[np.uint8]  # (H, W)
 
-Image.init()  # registers the formats that this Pillow was built with
-# Raster formats only: Pillow hands PostScript to an external program and takes any bytes for some old formats.
-FORMATS = tuple(
-    kind for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM") if kind in Image.OPEN
-)
-# Pillow warns of a decompression bomb above this: 256 MB of RGB.
-MAX_PIXELS = 2**28 // 3
-# Larger pictures are decoded one at a time, however many threads there are: 16 million pixels take 64 MB or more.
-MANY_PIXELS = 2**24
-ONE_AT_A_TIME = Lock()
 # Pictures more than twice as large are first shrunk to once to twice this, for time and memory. What fills a tenth of
 # such a picture still has more pixels than it needs.
 WORKING_SIZE = 512
@@ -51,24 +39,10 @@ EDGE_STRENGTH = 0.5
 EDGE_DEPTH = 0.9
 SHARPENING = ImageFilter.UnsharpMask(radius=1, percent=40, threshold=0)
 MIDDLE = 127.5
-# By EXIF's orientation. ImageOps.exif_transpose also rewrites all other tags and fails if one has a wrong type.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 NOTHING_FOUND = (
     "shows nothing but background (use a garment on a plain background; if that is gray, --invert always or never may "
     "help)"
 )
-
-
-class PictureError(UserError):
-    """A picture can't be used; `read_picture` says why as a predicate, "is empty"."""
 
 
 def load_picture(path: str | Path, invert: Invert = "auto") -> Gray:
@@ -80,50 +54,13 @@ def load_picture(path: str | Path, invert: Invert = "auto") -> Gray:
         raise PictureError(f"cannot read {path}: it {explain(error)}") from error
 
 
-def explain(error: Exception) -> str:
-    """Say why a file can't be opened or used, as a predicate."""
-    return (
-        str(error) if isinstance(error, UserError) else f"can't be opened ({getattr(error, 'strerror', '') or error})"
-    )
-
-
 def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
     """Read a picture or an animation's first frame, (28, 28) uint8; seekable file.
 
     Raises PictureError if it is no picture, damaged, too large, or shows nothing.
     """
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            check_pixels(image)
-            image.draft(None, (WORKING_SIZE, WORKING_SIZE))  # a large JPEG need not be decoded in full
-            with ONE_AT_A_TIME if image.width * image.height > MANY_PIXELS else nullcontext():
-                return prepare(upright(image), invert)
-    except UnidentifiedImageError as error:
-        if file.seek(0, 2) == 0:
-            raise PictureError("is empty") from error
-        kinds = ", ".join(FORMATS)
-        raise PictureError(f"is no picture, damaged, or of an unsupported format (save it as {kinds})") from error
-    except PictureError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds of exceptions on damaged bytes
-        raise PictureError(f"can't be decoded ({error})") from error
-
-
-def check_pixels(image: Image.Image) -> None:
-    """Raise PictureError for no pixels or too many; Pillow warns up to twice the limit."""
-    width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise PictureError(f"has {width:,} x {height:,} pixels, not 1 to {MAX_PIXELS:,} in all")
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; ignore damaged EXIF data."""
-    image.load()
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # of many kinds, as above; the pixels are read
-        return image
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    with open_picture(file, WORKING_SIZE) as image:
+        return prepare(image, invert)
 
 
 def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
@@ -136,7 +73,7 @@ def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
     Raises PictureError if there is only background, ValueError if Pillow can't convert the color mode.
     """
     check_pixels(image)
-    colors, opacity = flatten(image, "black" if invert == "never" else "white")
+    colors, opacity = flatten(image, "black" if invert == "never" else "white", reduction)
     gray = np.asarray(colors.convert("L"))
     ground = float(corners_of(gray)[0][0])
     if invert == "always" or (invert == "auto" and ground > MIDDLE):
@@ -152,39 +89,9 @@ def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
     return gray
 
 
-def flatten(image: Image.Image, backing: str) -> tuple[Image.Image, Image.Image | None]:
-    """A picture in RGB, on `backing`, and its 8-bit opacity, if any; both shrunk.
-
-    It is shrunk first if possible, so that a large picture takes little more memory than its pixels.
-    """
-    opacity = None
-    if image.mode[0] in "IF":
-        # Keep at least four by four pixels for each mean that becomes one pixel.
-        step = max(1, max(image.size) // (4 * WORKING_SIZE))
-        image = Image.fromarray(scale_depth(np.asarray(image)[::step, ::step]))
-    elif image.has_transparency_data:
-        image = shrink(image if image.mode == "RGBA" else image.convert("RGBA"))
-        opacity = image.getchannel("A")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, backing), image)
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    return shrink(image).convert("RGB"), opacity
-
-
-def shrink(image: Image.Image) -> Image.Image:
-    """Average pixels until the longest edge is less than twice WORKING_SIZE."""
-    return image.reduce(max(1, max(image.size) // WORKING_SIZE))
-
-
-def scale_depth(values: NDArray) -> Gray:
-    """16-bit gray, or floats in 0..1, in 8 bits.
-
-    Pillow's own conversion clips some of them at 255. Raises PictureError if any value is outside the range.
-    """
-    highest = 1.0 if values.dtype.kind == "f" else 65535
-    if not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
-        raise PictureError(f"has gray values from {values.min()} to {values.max()}, not 0 to {highest}")
-    return np.rint(values * (255 / highest)).astype(np.uint8)
+def reduction(size: tuple[int, int]) -> int:
+    """How many times smaller a picture may become."""
+    return max(1, max(size) // WORKING_SIZE)
 
 
 def corners_of(pixels: NDArray) -> tuple[NDArray[np.float64], float]:

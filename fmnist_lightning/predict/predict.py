@@ -10,8 +10,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from fmnist_lightning.data.pictures import SUFFIXES
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.predict.inputs import IDX_NAME, SUFFIXES, Fault, Result, expand_all, read_all, real
+from fmnist_lightning.predict.inputs import IDX_NAME, Fault, Result, expand_all, read_all, real
 from fmnist_lightning.predict.rows import classified, fault_message, header, prepare_classifier, row_line
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.options import PredictOptions

@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 import fmnist_lightning
+from fmnist_lightning.data.pictures import PictureError
 from fmnist_lightning.data.sets.drawn import draw
 from fmnist_lightning.data.sets.fashion_mnist import CLASSES, load_split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import PACKAGED, load_pretrained, to_safetensors
 from fmnist_lightning.predict import classifier
 from fmnist_lightning.predict.classifier import PictureClassifier, Prediction, choose_device, load_classifier
-from fmnist_lightning.predict.pictures import PictureError, load_picture
+from fmnist_lightning.predict.pictures import load_picture
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"^( *)from fmnist_lightning import load_classifier\n(?:\1\S.*\n)+", re.MULTILINE)

@@ -13,20 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from fmnist_lightning.data.pictures import MAX_PIXELS, PictureError, check_pixels, scale_depth
 from fmnist_lightning.predict import pictures
-from fmnist_lightning.predict.pictures import (
-    MAX_PIXELS,
-    Gray,
-    PictureError,
-    check_pixels,
-    corners_of,
-    find_box,
-    fit,
-    load_picture,
-    prepare,
-    read_picture,
-    scale_depth,
-)
+from fmnist_lightning.predict.pictures import Gray, corners_of, find_box, fit, load_picture, prepare, read_picture
 
 # By EXIF's number: from how a camera stores a picture to how it is meant.
 TURNS: dict[int, Callable[[Gray], Gray]] = {
