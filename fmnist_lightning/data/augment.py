@@ -1,6 +1,6 @@
 """Augmentations: pure batched functions of images and a generator, on the images' own device.
 
-Images are (B, 1, 28, 28) uint8. All but `mix` change each image independently. `generator` must be on that device; the
+Images are (B, C, H, W) uint8. All but `mix` change each image independently. `generator` must be on that device; the
 default is torch's global one, whose state checkpoints keep.
 """
 
@@ -30,7 +30,7 @@ def augment(images: Tensor, flip: bool, shift: int, erase: float, generator: Gen
 
 def move(images: Tensor, flip: bool, shift: int, generator: Generator | None = None) -> Tensor:
     """Flip and shift by one gather of pixels from the padded images."""
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     device = images.device
     # Where each image's window starts in the padded images, on both axes.
     top, left = (torch.randint(0, 2 * shift + 1, (count, 1), generator=generator, device=device) for _ in range(2))
@@ -40,8 +40,8 @@ def move(images: Tensor, flip: bool, shift: int, generator: Generator | None = N
         flipped = torch.rand(count, 1, generator=generator, device=device) < 0.5
         columns = torch.where(flipped, width - 1 + 2 * shift - columns, columns)
     sources = rows[:, :, None] * (width + 2 * shift) + columns[:, None, :]  # (B, H, W)
-    padded = F.pad(images, (shift, shift, shift, shift)).flatten(1)  # (B, (H + 2 shift) * (W + 2 shift))
-    return padded.gather(1, sources.flatten(1)).view_as(images)
+    padded = F.pad(images, (shift, shift, shift, shift)).flatten(2)  # (B, C, (H + 2 shift) * (W + 2 shift))
+    return padded.gather(2, sources.flatten(1)[:, None].expand(-1, channels, -1)).view_as(images)
 
 
 def erase_rectangles(images: Tensor, fraction: float, generator: Generator | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Batches: one gather each from a tensor that holds all images, in an order that (seed, epoch) alone determines."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -36,6 +36,9 @@ class Batches:
 
     With `seed`, for training: a new order each epoch, batches of `batch_size` and a smaller last one, as in Keras.
     Without, for evaluation: file order, in batches of nearly equal size, so that each rank has a shard of every one.
+    `augment` changes each batch just before it is yielded.
+
+    A Trainer sets the epoch. Without one, each pass is the next epoch.
 
     `batch_size` is global: `rank` of `world_size` takes its shard of the same batch. Shards differ by one image at
     most. Raises DataError if a batch has fewer images than there are ranks.
@@ -43,16 +46,25 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, batch_size: int, *, seed: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        augment: Callable[[Batch], Batch] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
+        self.augment = augment
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
         self.batches_done = 0
         self._start = 0  # the first batch of the next pass
+        self._begun = False  # whether a pass of this epoch began
         # Lightning calls loader.batch_sampler.sampler.set_epoch before each epoch, as torch's loaders have it.
         self.batch_sampler = SimpleNamespace(sampler=self)
         count = len(split.labels)
@@ -67,11 +79,16 @@ class Batches:
         return -(-len(self.split.labels) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order. A restored position counts only in the epoch that it was saved in."""
+        """Choose the order of the next pass. A restored position counts only in the epoch that it was saved in."""
         if epoch != self.epoch:
             self.epoch, self._start = epoch, 0
+        self._begun = False
 
     def __iter__(self) -> Iterator[Batch]:
+        # Lightning makes more iterators than it reads; this runs when the first batch is read.
+        if self._begun:
+            self.set_epoch(self.epoch + 1)
+        self._begun = True
         images, labels = self.split
         batches = torch.arange(len(labels)).tensor_split(len(self))
         if self.seed is not None:
@@ -81,11 +98,12 @@ class Batches:
             shard = indices.tensor_split(self.world_size)[self.rank].to(images.device)
             # Counted before the yield, since Lightning saves the state after the step that uses the batch.
             self.batches_done += 1
-            yield Batch(images[shard], labels[shard], shard, len(indices))
+            batch = Batch(images[shard], labels[shard], shard, len(indices))
+            yield self.augment(batch) if self.augment else batch
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches_done": self.batches_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Resume at `state`: the next pass starts after the batches that were done."""
-        self.epoch, self._start = state["epoch"], state["batches_done"]
+        self.epoch, self._start, self._begun = state["epoch"], state["batches_done"], False

@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fmnist_lightning.errors import UserError
 
 Part = Literal["train", "val", "test"]
 Framing = Literal["garment", "crop"]
+
+# All runs hold out the same images, whatever their seed, so that their metrics can be compared.
+SPLIT_SEED = 20170825  # the day on which Fashion-MNIST was published
 
 
 class Split(NamedTuple):
@@ -79,3 +83,22 @@ class DataSource(DataInfo):
     """Download or decode what is missing; called once per machine, before `load`."""
     parts: tuple[Part, ...] = ("train", "test")
     """The parts that the data set has. Without val, the validation split is taken from train."""
+    test_fraction: float | None = None
+    """Fraction of the images that became the test set, for a data set that came without one."""
+
+
+def check_split(split: Split, info: DataInfo) -> None:
+    """Raise DataError unless images and labels are as `info` describes them."""
+    images, labels = split
+    shape, count = tuple(images.shape[1:]), len(info.classes)
+    problem = ""
+    if shape != info.image_shape or images.dtype != torch.uint8:
+        problem = f"images are {shape} {images.dtype}, expected {info.image_shape} torch.uint8"
+    elif labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        problem = f"labels are {tuple(labels.shape)} {labels.dtype}, expected ({len(images)},) torch.int64"
+    elif not len(labels):
+        problem = "there are no images"
+    elif not 0 <= labels.min() <= labels.max() < count:
+        problem = f"labels are {labels.min()} to {labels.max()}, expected 0 to {count - 1}, one for each class name"
+    if problem:
+        raise DataError(f"cannot use the data set {info.title}: {problem}")

@@ -52,6 +52,22 @@ def test_order_depends_on_seed_and_epoch_alone(split: Split) -> None:
     assert len(set(orders)) == 4
 
 
+def test_each_pass_without_a_trainer_is_the_next_epoch(split: Split) -> None:
+    batches = Batches(split, 10, seed=1)
+    by_epoch = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        by_epoch.append(indices(batches))
+    again = Batches(split, 10, seed=1)
+    iter(again)  # Lightning makes iterators that it does not read
+    assert [indices(again) for _ in range(3)] == by_epoch
+    next(iter(again))
+    assert again.state_dict() == {"epoch": 3, "batches_done": 1}  # a pass that was broken off counts
+    again.set_epoch(1)
+    assert indices(again) == by_epoch[1]
+    assert indices(Batches(split, 10)) == list(range(COUNT))
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 10, 102, 103, 500])
 def test_evaluation_batches_are_in_file_order(split: Split, batch_size: int) -> None:
     batches = Batches(split, batch_size)
@@ -87,6 +103,7 @@ def test_restored_position_resumes_after_the_done_batches(split: Split) -> None:
     restored.load_state_dict(batches.state_dict())
     restored.set_epoch(4)
     assert done + indices(restored) == expected
+    restored.set_epoch(4)
     assert indices(restored) == expected  # the next pass is complete
     restored.load_state_dict(batches.state_dict())
     restored.set_epoch(5)
