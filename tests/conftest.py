@@ -30,7 +30,7 @@ from fmnist_lightning import cli
 from fmnist_lightning.data.sets import download, drawn
 from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.errors import SIGNALS
-from fmnist_lightning.report.tensorboard import TensorBoardPlots
+from fmnist_lightning.report.logged_plots import ValidationPlots
 from fmnist_lightning.runs.folders import find_run
 from fmnist_lightning.training.train import train
 
@@ -225,7 +225,7 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TensorBoardPlots, "draw_validation", lambda *_: None)
+    monkeypatch.setattr(ValidationPlots, "draw_validation", lambda *_: None)
     monkeypatch.setattr("fmnist_lightning.training.evaluate.write_report", lambda *_: None)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from jsonargparse.typing import PositiveInt
+from tensorboard.backend.event_processing.event_accumulator import IMAGES as EVENT_IMAGES
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from fmnist_lightning.cli import Dataset, default_data_dir, main, path_option
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
@@ -25,7 +28,6 @@ from fmnist_lightning.data.sets import TITLES, resolve_dataset
 from fmnist_lightning.data.source import Part, Split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.report.results import read_events
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.environment import environment
 from fmnist_lightning.runs.files import STAGED, write_text
@@ -156,6 +158,13 @@ def readable(path: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def read_events(run: Path) -> EventAccumulator:
+    """All scalars in the TensorBoard event files of a run."""
+    # It warns about each resume, and about the graph that the test writes again.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    return EventAccumulator(str(run), size_guidance={SCALARS: 0, EVENT_IMAGES: 1}).Reload()
 
 
 def result(run: Path) -> dict[str, Any]:

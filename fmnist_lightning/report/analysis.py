@@ -1,6 +1,6 @@
 """Analyze predictions: classes, confused pairs, worst mistakes, calibration.
 
-In every function probs are (n, 10) float32 and labels (n,) int64. A class may have no images.
+In every function probs are (n, classes) float32 and labels (n,) int64. A class may have no images.
 """
 
 import math
@@ -12,16 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional import classification as tm
 
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES
-
 Array = NDArray[Any]
 
 CALIBRATION_BINS = 15  # as in Guo et al. (2017), https://arxiv.org/abs/1706.04599
 
 
 def confusion_matrix(probs: Array, labels: Array) -> NDArray[np.int64]:
-    """Counts (10, 10): true classes in rows, predicted classes in columns."""
-    size = len(CLASSES)
+    """Counts (classes, classes): true classes in rows, predicted classes in columns."""
+    size = probs.shape[1]
     cells = np.bincount(labels * size + probs.argmax(axis=1), minlength=size**2)
     return cells.reshape(size, size).astype(np.int64)
 
@@ -36,13 +34,13 @@ def one_vs_rest(probs: Array, labels: Array) -> dict[int, tuple[torch.Tensor, to
 
 
 def per_class(probs: Array, labels: Array) -> dict[str, Array]:
-    """Metrics (10,) of each class against the rest, and its images, by name.
+    """Metrics (classes,) of each class against the rest, and its images, by name.
 
     The metrics are fractions, or nan if undefined.
     """
     counts = confusion_matrix(probs, labels)
     right, images, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    auroc, average_precision = np.full((2, len(CLASSES)), math.nan)
+    auroc, average_precision = np.full((2, probs.shape[1]), math.nan)
     for label, pair in one_vs_rest(probs, labels).items():
         auroc[label] = tm.binary_auroc(*pair)
         average_precision[label] = tm.binary_average_precision(*pair)

@@ -1,22 +1,22 @@
 """Compare tested runs: what a recipe gains, and which images no run recognizes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmnist_lightning.cli import LOG_DIR, default_data_dir
-from fmnist_lightning.data.sets import TITLES, load_images
-from fmnist_lightning.data.sets.download import ensure_files
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES
+from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.data.sets import find_source, recorded_info
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report import analysis, plots
 from fmnist_lightning.report.results import Predictions, read_metrics, read_predictions
 from fmnist_lightning.report.tables import LABELS, Table, as_markdown, percent
 from fmnist_lightning.runs.files import atomic_write
-from fmnist_lightning.runs.folders import find_run, read_config
-from fmnist_lightning.runs.options import CompareOptions
+from fmnist_lightning.runs.folders import find_run
+from fmnist_lightning.runs.options import CompareOptions, read_options
 
 PAIRS = 5  # of classes
 SHOWN = 48  # images that no run recognizes
@@ -27,6 +27,7 @@ class ComparedRun(NamedTuple):
 
     name: str
     folder: Path
+    info: DataInfo
     metrics: dict[str, Any]
     predictions: Predictions
 
@@ -34,7 +35,7 @@ class ComparedRun(NamedTuple):
 def compare(options: CompareOptions) -> None:
     """Print the comparison. Raises UserError if the runs can't be compared."""
     tested = read_tested(options.runs)
-    print(f"{TITLES[tested[0].metrics['dataset']]}, {tested[0].metrics['n']:,} images\n")
+    print(f"{tested[0].info.title}, {tested[0].metrics['n']:,} images\n")
     for table in comparison_tables(tested):
         print(f"{table.caption}\n\n{as_markdown(table)}\n")
     common = common_mistakes(tested)
@@ -54,24 +55,36 @@ def read_tested(runs: Sequence[str]) -> list[ComparedRun]:
         folder = find_run(run, Path(LOG_DIR))
         metrics = read_metrics(folder)
         name = f"{folder}, mirror images averaged" if metrics.get("tta") else str(folder)
-        tested.append(ComparedRun(name, folder, metrics, read_predictions(folder, metrics)))
-        if not np.array_equal(tested[-1].predictions.labels, tested[0].predictions.labels):
-            raise UserError(f"cannot compare {name} with {tested[0].name}: they were tested on different images")
+        tested.append(ComparedRun(name, folder, recorded_info(metrics), metrics, read_predictions(folder, metrics)))
+        check_comparable(tested[0], tested[-1])
     return tested
+
+
+def check_comparable(first: ComparedRun, other: ComparedRun) -> None:
+    """Raise UserError if two runs were tested on different data. The size of the images may differ."""
+    reason = None
+    if other.info.name != first.info.name:
+        reason = f"they were tested on different data sets, {first.info.title} and {other.info.title}"
+    elif other.info.classes != first.info.classes:
+        reason = "their classes differ"
+    elif not np.array_equal(other.predictions.labels, first.predictions.labels):
+        reason = "they were tested on different images"
+    if reason:
+        raise UserError(f"cannot compare {other.name} with {first.name}: {reason} (name runs on the same test set)")
 
 
 def comparison_tables(tested: Sequence[ComparedRun]) -> list[Table]:
     """Metrics, the recall of each class, and the pairs of classes that the first run confuses most."""
-    runs = tuple(run.name for run in tested)
+    runs, names = tuple(run.name for run in tested), tested[0].info.classes
     metrics = []
     for run in tested:
         fractions = [*(run.metrics[name] for name in LABELS), analysis.calibration_error(*run.predictions)]
         metrics.append((run.name, *map(percent, fractions)))
     recalls = [analysis.per_class(*run.predictions)["recall"] for run in tested]
-    classes = [(name, *map(percent, values)) for name, *values in zip(CLASSES, *recalls, strict=True)]
+    classes = [(name, *map(percent, values)) for name, *values in zip(names, *recalls, strict=True)]
     counts = [analysis.confusion_matrix(*run.predictions) for run in tested]
     pairs = [
-        (f"{CLASSES[a]} and {CLASSES[b]}", *(f"{matrix[a, b] + matrix[b, a]:,}" for matrix in counts))
+        (f"{names[a]} and {names[b]}", *(f"{matrix[a, b] + matrix[b, a]:,}" for matrix in counts))
         for a, b in analysis.most_confused(counts[0])[:PAIRS]
     ]
     return [
@@ -87,7 +100,7 @@ def common_mistakes(tested: Sequence[ComparedRun]) -> Any:
     The first ones have the lowest mean probability of the true class.
     """
     labels = tested[0].predictions.labels
-    probs = np.stack([run.predictions.probs for run in tested])  # (runs, n, 10)
+    probs = np.stack([run.predictions.probs for run in tested])  # (runs, n, classes)
     wrong = np.flatnonzero((probs.argmax(axis=2) != labels).all(axis=0))
     return wrong[probs.mean(axis=0)[wrong, labels[wrong]].argsort(kind="stable")]
 
@@ -95,15 +108,19 @@ def common_mistakes(tested: Sequence[ComparedRun]) -> Any:
 def draw(run: ComparedRun, shown: Any, path: Path, data_dir: str | None) -> None:
     """Write a PNG file of the test images with the indices `shown`, with the run's predictions.
 
-    Raises OSError if it can't be written, and DataError if the images can't be read.
+    Raises OSError if it can't be written, DataError if the images can't be read, and UserError if they are not those
+    of the test.
     """
-    dataset, folder = (
-        run.metrics["dataset"],
-        Path(data_dir or read_config(run.folder).get("data_dir") or default_data_dir()),
-    )
-    if dataset == "fashion_mnist":
-        ensure_files(folder)
-    images = load_images(dataset, folder, "test").images
-    figure = plots.mistakes_plot(images[shown, 0].numpy(), *(values[shown] for values in run.predictions))
+    options = read_options(run.folder)
+    source = find_source(replace(options, data_dir=data_dir or options.data_dir))
+    source.prepare()
+    images, labels = source.load("test")
+    if not np.array_equal(labels.numpy(), run.predictions.labels):
+        raise UserError(
+            f"cannot draw images of {run.name}: the test set of --dataset {options.dataset} is not the one it was "
+            "tested on (name its folder with --data_dir)"
+        )
+    probs = run.predictions.probs[shown]
+    figure = plots.mistakes_plot(images[shown].numpy(), probs, labels[shown].numpy(), run.info.classes)
     with atomic_write(path) as file:
-        file.write(plots.png(plots.mark(figure, dataset)))
+        file.write(plots.png(plots.mark(figure, run.info)))

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from fmnist_lightning.data.sets import TITLES
+from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.report.tables import as_markdown, result_table
 
 # Advertising, and what is no news here.
@@ -46,7 +46,7 @@ def result_text(metrics: Mapping[str, Any]) -> str:
     """The result table below a line that says what was tested."""
     tta = ", averaged over mirror images" if metrics.get("tta") else ""
     return (
-        f"{TITLES[metrics['dataset']]}, {metrics['split']} set: {metrics['n']:,} images; model {metrics['model']}, "
+        f"{recorded_info(metrics).title}, {metrics['split']} set: {metrics['n']:,} images; model {metrics['model']}, "
         f"{metrics['parameters']:,} parameters, {metrics['checkpoint']} checkpoint{tta}\n\n"
         f"{as_markdown(result_table(metrics))}"
     )

@@ -7,11 +7,11 @@ from typing import Any
 import jinja2
 from torch import Tensor
 
-from fmnist_lightning.data.sets import TITLES
+from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.report import analysis, plots, tables
 from fmnist_lightning.report.results import read_curves, read_metrics, read_predictions
 from fmnist_lightning.runs.files import atomic_write, write_text
-from fmnist_lightning.runs.folders import REPORT, REPORT_PICTURES, read_config
+from fmnist_lightning.runs.folders import HISTORY, REPORT, REPORT_PICTURES, read_config
 
 # What the report says about the training, by the names in metrics.json.
 TRAINING = (
@@ -23,14 +23,16 @@ TRAINING = (
 def write_report(run: Path, images: Tensor) -> Path:
     """Write report.html and report/NAME.png of a tested run; return the HTML file.
 
-    `images` (n, 1, 28, 28) uint8 are the test set, in file order. Raises UserError if a file of the run is damaged.
+    `images` (n, C, H, W) uint8 are the test set, in file order. Raises UserError if a file of the run is damaged.
     """
     metrics = read_metrics(run)
+    info = recorded_info(metrics)
+    classes = info.classes
     predictions, curves = read_predictions(run, metrics), read_curves(run)
-    figures = plots.prediction_plots(*predictions, images.cpu().numpy())
+    figures = plots.prediction_plots(*predictions, images, classes)
     if curves:
         figures["learning_curves"] = plots.curves_plot(curves)
-    pictures = {name: plots.png(plots.mark(figure, metrics["dataset"])) for name, figure in figures.items()}
+    pictures = {name: plots.png(plots.mark(figure, info)) for name, figure in figures.items()}
     for name, content in pictures.items():
         with atomic_write(run / REPORT_PICTURES / f"{name}.png") as file:
             file.write(content)
@@ -40,18 +42,20 @@ def write_report(run: Path, images: Tensor) -> Path:
     pages = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = pages.get_template("report.html").render(
         run=run.resolve().name,
-        dataset=TITLES[metrics["dataset"]],
+        info=info,
         metrics=metrics,
         curves=curves,
+        history=HISTORY,
         confidence=predictions.probs.max(axis=1).mean(),
         calibration_error=analysis.calibration_error(*predictions),
         percent=tables.percent,
         result=tables.result_table(metrics),
-        matrix=tables.confusion_table(counts),
-        pairs=tables.pairs_table(counts, 10),
-        mistakes=tables.mistakes_table(*predictions, plots.MISTAKES),
-        classes=tables.per_class_table(*predictions),
+        matrix=tables.confusion_table(counts, classes),
+        pairs=tables.pairs_table(counts, 10, classes),
+        mistakes=tables.mistakes_table(*predictions, plots.MISTAKES, classes),
+        classes=tables.per_class_table(*predictions, classes),
         facts=facts(metrics, read_config(run)),
+        matrix_inches=figures["confusion"].get_figwidth(),
         images={name: base64.b64encode(content).decode() for name, content in pictures.items()},
     )
     write_text(run / REPORT, page)

@@ -1,8 +1,8 @@
 """Read the results of a tested run: metrics, predictions and learning curves."""
 
 import contextlib
+import csv
 import json
-import logging
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
-from fmnist_lightning.data.sets import TITLES
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.runs.folders import METRICS, PREDICTIONS, testing_command
+from fmnist_lightning.runs.folders import HISTORY, METRICS, PREDICTIONS, testing_command
 
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 # The names in metrics.json that the report reads.
@@ -25,10 +23,10 @@ NEEDED = (
     *("dataset", "split", "n", *METRIC_NAMES, "checkpoint", "checkpoint_epoch", "model", "parameters", "seed"),
     *("epochs", "training_seconds", "batch_size", "arithmetic", "device", "versions", "git", "tested_with"),
 )
-# What damage to JSON, to a zip archive and to the arrays in it raises.
+# What damage to JSON, to CSV, to a zip archive and to the arrays in it raises.
 DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(csv.Error, zipfile.BadZipFile, zlib.error, NotImplementedError),
 )
 
 Curves = dict[str, list[tuple[int, float]]]  # points (epoch, value) by name
@@ -37,7 +35,7 @@ Curves = dict[str, list[tuple[int, float]]]  # points (epoch, value) by name
 class Predictions(NamedTuple):
     """Predictions for the test set, in file order."""
 
-    probs: NDArray[np.float32]  # (n, 10)
+    probs: NDArray[np.float32]  # (n, classes)
     labels: NDArray[np.int64]  # (n,)
 
 
@@ -62,9 +60,12 @@ def read_metrics_file(path: Path, needed: Collection[str], hint: str) -> dict[st
     """
     with explain_damage(path, hint):
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        known = type(metrics["n"]) is int and metrics["dataset"] in TITLES and metrics.keys() >= {*needed}
+        known = type(metrics["n"]) is int and metrics.keys() >= {*needed}
+        published = recorded_info(metrics).published
         if not known or not all(0 <= metrics[name] <= 1 for name in METRIC_NAMES):
             raise ValueError("it does not hold the metrics of a test")
+        if not all(0 <= value <= 100 for value in published.values()):
+            raise ValueError("the published results of its data set are not percentages")
     return metrics
 
 
@@ -80,7 +81,7 @@ def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             probs, labels = arrays["probs"], arrays["labels"]
         found = (probs.dtype, probs.shape, labels.dtype, labels.shape)
-        expected = (np.float32, (count, len(CLASSES)), np.int64, (count,))
+        expected = (np.float32, (count, len(recorded_info(metrics).classes)), np.int64, (count,))
         if found != expected or not np.allclose(probs.sum(axis=1), 1, atol=1e-3):
             raise ValueError(f"it does not hold the probabilities and labels of {count:,} images")
         if round(metrics["accuracy"] * count) != (probs.argmax(axis=1) == labels).sum():
@@ -88,23 +89,19 @@ def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
     return Predictions(probs, labels)
 
 
-def read_events(run: Path) -> EventAccumulator:
-    """All scalars in the TensorBoard event files of a run."""
-    # It warns about each resume, and about the graph that the test writes again.
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    return EventAccumulator(str(run), size_guidance={SCALARS: 0, IMAGES: 1}).Reload()
-
-
 def read_curves(run: Path) -> Curves:
-    """Those of CURVES that the TensorBoard event files of a run hold."""
-    events = read_events(run)
-    known = set(events.Tags()["scalars"])
-    # The first value at a step counts: the test logs the next epoch at the last step.
-    logged = reversed(events.Scalars("epoch")) if "epoch" in known else ()
-    epochs = {point.step: int(point.value) + 1 for point in logged}
-    curves = {
-        name: [(epochs[point.step], point.value) for point in events.Scalars(name) if point.step in epochs]
-        for name in CURVES
-        if name in known
-    }
+    """Those of CURVES that the metrics.csv of a run holds; none if it has no such file.
+
+    Raises UserError if it is damaged.
+    """
+    path = run / HISTORY
+    if not path.is_file():
+        return {}
+    hint = f"remove it for a report without curves: {testing_command(run)}"
+    with explain_damage(path, hint), path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if "epoch" not in (rows.fieldnames or ()):
+            raise ValueError("it has no column named epoch")
+        read = list(rows)
+        curves = {name: [(int(row["epoch"]), float(row[name])) for row in read if row.get(name)] for name in CURVES}
     return {name: points for name, points in curves.items() if points}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
+from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.metrics import wilson_interval
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import Array
@@ -26,10 +26,15 @@ class Table(NamedTuple):
 
 def as_markdown(table: Table) -> str:
     """A Markdown table with aligned columns."""
-    lines = [[cell.replace("|", "&#124;") for cell in line] for line in (table.header, *table.rows)]
+    lines = [[as_cell(text) for text in line] for line in (table.header, *table.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+
+
+def as_cell(text: str) -> str:
+    """The text without bars, line breaks and codes for the terminal, which a class name or an option may hold."""
+    return "".join(char if char.isprintable() else " " for char in text).replace("|", "&#124;")
 
 
 def percent(fraction: float) -> str:
@@ -37,47 +42,48 @@ def percent(fraction: float) -> str:
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
-    """The five metrics, next to the original's if the data is Fashion-MNIST."""
+    """The five metrics, next to the published ones if the data set has some."""
+    published = recorded_info(metrics).published
     low, high = wilson_interval(metrics["accuracy"], metrics["n"])
     intervals = {"accuracy": f"{percent(low)} to {percent(high)}"}
     columns = {
         "metric": list(LABELS.values()),
-        "original": [f"{FASHION_MNIST.published[name]:.2f}" for name in LABELS],
+        "published": [f"{published[name]:.2f}" if name in published else "" for name in LABELS],
         "this run": [percent(metrics[name]) for name in LABELS],
         "95% interval": [intervals.get(name, "") for name in LABELS],
     }
-    if metrics["dataset"] != "fashion_mnist":
-        del columns["original"]
+    if not published:
+        del columns["published"]
     return Table(f"Result on the {metrics['split']} set, %", tuple(columns), [*zip(*columns.values(), strict=True)])
 
 
-def per_class_table(probs: Array, labels: Array) -> Table:
+def per_class_table(probs: Array, labels: Array, classes: Sequence[str]) -> Table:
     *fractions, images = analysis.per_class(probs, labels).values()
     rows = [(*map(percent, values),) for values in zip(*fractions, strict=True)]
-    rows = [(name, *row, f"{count:,}") for name, row, count in zip(CLASSES, rows, images, strict=True)]
+    rows = [(name, *row, f"{count:,}") for name, row, count in zip(classes, rows, images, strict=True)]
     header = ("class", "precision", "recall", "F1", "ROC AUC", "average precision", "images")
     return Table("Metrics of each class, %", header, rows)
 
 
-def pairs_table(counts: NDArray[np.int64], count: int) -> Table:
+def pairs_table(counts: NDArray[np.int64], count: int, classes: Sequence[str]) -> Table:
     """The `count` most confused pairs."""
     rows = [
-        (f"{CLASSES[a]} and {CLASSES[b]}", *(f"{images:,}" for images in (first + second, first, second)))
+        (f"{classes[a]} and {classes[b]}", *(f"{images:,}" for images in (first + second, first, second)))
         for a, b in analysis.most_confused(counts)[:count]
         for first, second in [(counts[a, b], counts[b, a])]
     ]
     return Table("Most confused pairs, images", ("pair", "mistakes", "first as second", "second as first"), rows)
 
 
-def confusion_table(counts: NDArray[np.int64]) -> Table:
-    rows = [(name, *(f"{count:,}" for count in row)) for name, row in zip(CLASSES, counts, strict=True)]
-    return Table("Images by true class (rows) and predicted class (columns)", ("true class", *CLASSES), rows)
+def confusion_table(counts: NDArray[np.int64], classes: Sequence[str]) -> Table:
+    rows = [(name, *(f"{count:,}" for count in row)) for name, row in zip(classes, counts, strict=True)]
+    return Table("Images by true class (rows) and predicted class (columns)", ("true class", *classes), rows)
 
 
-def mistakes_table(probs: Array, labels: Array, count: int) -> Table:
+def mistakes_table(probs: Array, labels: Array, count: int, classes: Sequence[str]) -> Table:
     """The `count` worst mistakes; images are numbered from 0."""
     rows = [
-        (f"{index:,}", CLASSES[labels[index]], CLASSES[probs[index].argmax()], percent(probs[index].max()))
+        (f"{index:,}", classes[labels[index]], classes[probs[index].argmax()], percent(probs[index].max()))
         for index in analysis.worst_mistakes(probs, labels, count)
     ]
     header = ("image", "true class", "prediction", "confidence, %")

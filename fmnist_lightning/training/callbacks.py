@@ -25,7 +25,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.report.tensorboard import TensorBoardPlots
+from fmnist_lightning.report.logged_plots import ValidationPlots
 from fmnist_lightning.runs.environment import environment
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.folders import CHECKPOINTS, LAST, PREDICTIONS
@@ -49,7 +49,7 @@ def run_callbacks(run: Path, options: TrainOptions, device: torch.device) -> lis
         HParams(),
         Predictions(run / PREDICTIONS),
         *display_callbacks(),
-        TensorBoardPlots(),
+        ValidationPlots(),
         *([moving_average(options.ema, device)] if options.ema else []),
         *([Patience("val/accuracy", mode="max", patience=options.patience)] if options.patience else []),
         SaveInEpochs(folder / LAST, options.checkpoint_every_minutes),
