@@ -3,26 +3,43 @@
 import json
 import math
 import os
+import re
+import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
-from argparse import ArgumentError
+from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, field, fields, is_dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from textwrap import shorten
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import (
+    ActionConfigFile,  # type: ignore[attr-defined]  # public, but not in __all__
+    ArgumentParser,
+    DefaultHelpFormatter,
+    set_parsing_settings,
+)
 from jsonargparse.typing import PositiveInt, restricted_number_type, restricted_string_type
 
+from fmnist_lightning import __version__
 from fmnist_lightning.errors import SIGNALS, Interrupted, UserError, raise_interrupted
 
 Options = TypeVar("Options")
 
+PROGRAM = "fmnist"  # the console command
+PACKAGE = Path(__file__).resolve().parent
+SCRIPTS = PACKAGE.parent / "scripts"  # in a checkout
+RECIPES = (PACKAGE if (PACKAGE / "recipes").is_dir() else PACKAGE.parent) / "recipes"  # a wheel has them inside
 LOG_DIR = "lightning_logs"
+VERSION = f"fmnist-lightning {__version__}"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torch's elastic agent looks for a rank's error
 
 # The docstring below a dataclass's field is the option's help.
@@ -46,23 +63,58 @@ if TYPE_CHECKING:
     BatchLimit = int | float
     Loggers = str
 else:
-    PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
-    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 1000)])
-    TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 100_000)])
-    NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
-    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
+    # The last argument is what `--help` and messages say that an option takes.
+    PositiveFinite = restricted_number_type(
+        "PositiveFinite", float, [(">", 0), ("<", math.inf)], docstring="a number above 0"
+    )
+    # What NumPy takes.
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)], docstring="an integer from 0 to 4294967295")
+    Shift = restricted_number_type("Shift", int, [(">=", 0), ("<", 1000)], docstring="an integer from 0 to 999")
+    TopK = restricted_number_type("TopK", int, [(">=", 1), ("<=", 100_000)], docstring="an integer from 1 to 100000")
+    NonNegativeFinite = restricted_number_type(
+        "NonNegativeFinite", float, [(">=", 0), ("<", math.inf)], docstring="a number from 0"
+    )
+    Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)], docstring="a number from 0 to below 1")
     # With 0.001 a quarter of the draws of torch's beta distribution, in 32 bits, is exactly one half.
-    MixupAlpha = restricted_number_type("MixupAlpha", float, [("==", 0), (">=", 0.01)], join="or")
-    BatchLimit = PositiveInt | restricted_number_type("PortionOfBatches", float, [(">", 0), ("<=", 1)])
+    MixupAlpha = restricted_number_type(
+        "MixupAlpha", float, [("==", 0), (">=", 0.01)], join="or", docstring="0 or a number from 0.01"
+    )
+    BatchLimit = PositiveInt | restricted_number_type(
+        "PortionOfBatches", float, [(">", 0), ("<=", 1)], docstring="a fraction up to 1.0"
+    )
     Loggers = restricted_string_type(
         "Loggers", rf"^({LOGGER})(,({LOGGER}))*$", docstring=f"{LOGGER.replace('|', ', ')}, separated by commas"
     )
 
+PHRASES = {PositiveInt: "a positive integer", int: "an integer", str: "text", bool: "true or false"}
+
 
 def command(name: str) -> str:
     """How a user types one of the project's commands in this installation: `train`, `test` and so on."""
-    return f"python scripts/{name}.py"
+    started = Path(sys.argv[0])
+    if started.resolve().parent == SCRIPTS:
+        return f"python {shlex.quote(str(started.with_name(f'{name}.py')))}"
+    if started.name == PROGRAM:
+        return f"{PROGRAM if shutil.which(PROGRAM) == sys.argv[0] else shlex.quote(sys.argv[0])} {name}"
+    return f"python -m {PACKAGE.name} {name}"
+
+
+def find_recipe(name: str | Path, kind: str = ".") -> Path:
+    """The file `name`, else the recipe of this name that comes with the project, from the folder `kind` of recipes.
+
+    Raises UserError if there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = recipes(kind)
+    if str(name) not in known:
+        raise UserError(f"cannot find {name}: expected a YAML file, or one of {', '.join(known)}")
+    return known[str(name)]
+
+
+def recipes(kind: str = ".") -> dict[str, Path]:
+    """The recipes that come with the project by name, from the folder `kind` of recipes."""
+    return {path.stem: path for path in sorted((RECIPES / kind).glob("*.yaml"))}
 
 
 def default_data_dir() -> str:
@@ -80,31 +132,69 @@ def path_option(default: Any = MISSING, *, default_factory: Any = MISSING) -> An
 class Parser(ArgumentParser):
     """A required list is typed as plain words without its name. jsonargparse would ask for YAML in one word."""
 
+    options: type[Any]
+
     def add_argument(self, *names: Any, **kwargs: Any) -> Any:
         if names and not names[0].startswith("-"):
             kwargs = {"help": kwargs.get("help"), "type": str, "nargs": "+"}
         return super().add_argument(*names, **kwargs)
 
 
-def main(options: type[Any], command: str | Callable[[Any], object]) -> int:
-    """Parse the command line into `options`, call `command` with them, and return the exit status.
+class Recipe(ActionConfigFile):
+    """`--config`: a file of options, or for a training the name of a recipe."""
 
-    `command` is "package.module:function", which is imported once the options are right, or the function itself.
-    0 done; 1 a problem that the printed message explains; 130 and 143 after Ctrl-C and SIGTERM. The parser itself
-    exits with 2 for wrong options.
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        path = find_recipe(value) if hasattr(parser.options, "RECIPES") else Path(value)
+        try:
+            ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+            for name in vars(cfg).keys() - {dest, *get_type_hints(parser.options)}:
+                raise ValueError(f"Option '{name}' is not accepted")
+        # PyYAML raises ValueError for text that is not UTF-8, and RecursionError for a list that contains itself.
+        except (ArgumentError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"cannot use {path}: {explain(parser.options, str(error))}") from error
+
+
+class Help(DefaultHelpFormatter):
+    """An option's help ends with what it takes, unless its choices are shown anyway, and with its default."""
+
+    def _get_help_string(self, action: Action) -> str:
+        hint = getattr(action, "_typehint", None)
+        if hint is None:
+            return super()._get_help_string(action)
+        takes = expected(hint)
+        notes = [] if takes == "text" or str(action.metavar).startswith("{") else [takes]
+        if action.required:
+            notes.append("required")
+        elif action.default not in (None, SUPPRESS):
+            notes.append(f"default: {plain_text(action.default)}")
+        return f"{action.help} ({'; '.join(notes)})" if notes else action.help or ""
+
+
+def main(
+    options: type[Any],
+    function: str | Callable[[Any], object],
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> int:
+    """Parse `arguments`, by default the command line, call `function` with the options, and return the exit status.
+
+    `function` is "package.module:function", which is imported once the options are right, or the function itself.
+    `prog` is what the user typed before the arguments. 0 done; 1 a problem that the printed message explains; 130 and
+    143 after Ctrl-C and SIGTERM. Raises SystemExit with 2 for wrong options.
     """
     for number in SIGNALS:
         signal.signal(number, raise_interrupted)
     if ERROR_FILE in os.environ:
         threading.Thread(target=end_with_launcher, args=(os.getppid(),), daemon=True).start()
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = options.parse(arguments) if hasattr(options, "parse") else parse(options, arguments)
-        if isinstance(command, str):
-            module, _, name = command.partition(":")
+        parsed = options.parse(arguments, prog) if hasattr(options, "parse") else parse(options, arguments, prog)
+        if isinstance(function, str):
+            module, _, name = function.partition(":")
             getattr(import_module(module), name)(parsed)
         else:
-            command(parsed)
+            function(parsed)
     except Interrupted as interruption:
         # Torch's elastic agent says itself why it ended its ranks.
         if is_rank_zero() and (interruption.advice or ERROR_FILE not in os.environ):
@@ -137,22 +227,58 @@ def report(message: str) -> None:
         print(f"error: {message}", file=sys.stderr)
 
 
-def build_parser(options: type[Any], *, exit_on_error: bool = True) -> ArgumentParser:
-    """A parser of the fields of a dataclass, flat, with `--config`."""
-    parser = Parser(description=options.__doc__, exit_on_error=exit_on_error)
-    parser.add_argument("--config", action="config", help="A YAML file of these options.")
-    parser.add_class_arguments(options, as_group=False, as_positional=True)
+def build_parser(options: type[Any], prog: str | None = None) -> ArgumentParser:
+    """A parser of the fields of a dataclass, flat, with `--config`.
+
+    The dataclasses that it inherits from, the last first, are groups of `--help` with their docstrings as titles. The
+    parser raises ArgumentError for a wrong option.
+    """
+    parser = Parser(
+        prog=prog,
+        usage=" ".join(["%(prog)s [options]", *required_words(options)]),
+        description=options.__doc__,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=Help,
+    )
+    parser.options = options
+    named = f", or the name of a recipe: {', '.join(recipes())}" if hasattr(options, "RECIPES") else ""
+    parser.add_argument("--version", action="version", version=VERSION, help="Show the version and exit.")
+    parser.add_argument("--config", action=Recipe, help=f"A YAML file of these options{named}.")
+    added: list[str] = []
+    for group in reversed(options.__bases__):
+        if is_dataclass(group):
+            added += parser.add_argument_group(group.__doc__).add_class_arguments(group, as_group=False)
+    parser.add_class_arguments(options, as_group=False, as_positional=True, skip=set(added))
     return parser
 
 
-def parse(options: type[Options], arguments: Sequence[str]) -> Options:
+def required_words(options: type[Any]) -> list[str]:
+    """How the options without a default are typed. A list is typed as plain words."""
+    required = [one for one in fields(options) if one.default is MISSING and one.default_factory is MISSING]
+    return [
+        f"{one.name} [{one.name} ...]" if one.type == list[str] else f"--{one.name} {one.name.upper()}"
+        for one in required
+    ]
+
+
+def parse(options: type[Options], arguments: Sequence[str], prog: str | None = None) -> Options:
     """The options on a command line; exits with 2 if one is wrong, with 0 after `--help`."""
-    parser = build_parser(options)
+    parser = build_parser(options, prog)
     try:
-        values = parser.parse_args(with_flags_completed(options, arguments)).as_dict()
-        return typed(options, values)
-    except (UnicodeError, RecursionError) as error:
-        parser.error(f"an option or a file of options can't be read; expected UTF-8 text: {error}")
+        return typed(options, parser.parse_args(with_flags_completed(options, arguments)).as_dict())
+    except ArgumentError as error:
+        fail(f"cannot run {parser.prog}: {explain(options, str(error), '--')} (see {parser.prog} --help)")
+    except UserError as error:
+        fail(f"{error} (see {parser.prog} --help)")
+    except UnicodeError as error:
+        fail(f"cannot run {parser.prog}: an option is not UTF-8 text: {error}")
+
+
+def fail(message: str) -> NoReturn:
+    """End the program, which was started with wrong options."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def parse_values(options: type[Options], values: dict[str, Any], source: str | Path) -> Options:
@@ -160,11 +286,49 @@ def parse_values(options: type[Options], values: dict[str, Any], source: str | P
 
     Raises UserError that names `source` if an option is unknown or ill-typed.
     """
-    parser = build_parser(options, exit_on_error=False)
     try:
-        return typed(options, parser.parse_object(values).as_dict())
+        return typed(options, build_parser(options).parse_object(values).as_dict())
     except (ArgumentError, TypeError) as error:
-        raise UserError(f"cannot use {source}: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot use {source}: {explain(options, str(error))}") from error
+
+
+def explain(options: type[Any], message: str, dashes: str = "") -> str:
+    """What is wrong with an option, in one line, from jsonargparse's message, which has up to eight lines."""
+    hints = get_type_hints(options)
+    if (match := re.match(r'Parser key "(\w+)"', message)) and match[1] in hints:
+        return f"{dashes}{match[1]} is {value_in(message)}; expected {expected(hints[match[1]])}"
+    if match := re.search(r"unrecognized arguments: --([^\s=]+)|Option '(\w+)' is not accepted", message):
+        name = match[1] or match[2]
+        close = get_close_matches(name, hints, 1)
+        return f"there is no option {dashes}{name}" + (f"; did you mean {dashes}{close[0]}?" if close else "")
+    return shorten(message, 500)
+
+
+def value_in(message: str) -> str:
+    """The wrong value that a message of jsonargparse ends with, or has in one of its phrases."""
+    for phrase in (r"(?:Given|Got) value: (.*)", r": (.*?) does not (?:conform|match)", r": '(.*)'"):
+        if match := re.search(phrase, message, re.DOTALL):
+            return shorten(match[1], 80)
+    return "wrong"
+
+
+def expected(hint: Any) -> str:
+    """The values of a type, in words. Null, the default of an option that need not be given, is left out."""
+    inner = [one for one in get_args(hint) if one is not NoneType]
+    if get_origin(hint) is Literal:
+        return " or ".join([", ".join(str(value) for value in inner[:-1]), str(inner[-1])][len(inner) == 1 :])
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(expected(one) for one in inner)
+    if get_origin(hint) is tuple and inner[-1] is not Ellipsis:
+        return f"a list of {len(inner)}, each {expected(inner[0])}"
+    if get_origin(hint) in (tuple, list):
+        return f"a list, each {expected(inner[0])}"
+    return PHRASES.get(hint) or hint.__doc__
+
+
+def plain_text(value: Any) -> str:
+    """A value as one types it."""
+    return str(value).lower() if isinstance(value, bool) else str(list(value) if isinstance(value, tuple) else value)
 
 
 def typed(options: type[Options], values: dict[str, Any]) -> Options:
@@ -199,7 +363,6 @@ def require(packages: Sequence[str], purpose: str, extra: str) -> None:
         for package in packages:
             import_module(package)
     except ImportError as error:
-        raise UserError(
-            f"{purpose} needs packages that are not installed ({error}): in the project's folder, "
-            f"pip install --editable '.[{extra}]'"
-        ) from error
+        in_checkout = (PACKAGE.parent / "pyproject.toml").is_file()
+        wanted = f"--editable '{PACKAGE.parent}[{extra}]'" if in_checkout else f"'fmnist-lightning[{extra}]'"
+        raise UserError(f"{purpose} needs packages that are not installed ({error}): pip install {wanted}") from error

@@ -1,9 +1,8 @@
-"""Compare tested runs: python scripts/compare.py RUN RUN... --help"""
+"""Compare tested runs: python scripts/compare.py --help"""
 
 import sys
 
-from fmnist_lightning.cli import main
-from fmnist_lightning.runs.options import CompareOptions
+from fmnist_lightning.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(CompareOptions, "fmnist_lightning.report.compare:compare"))
+    sys.exit(run("compare"))

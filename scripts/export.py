@@ -2,8 +2,7 @@
 
 import sys
 
-from fmnist_lightning.cli import main
-from fmnist_lightning.runs.options import ExportOptions
+from fmnist_lightning.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(ExportOptions, "fmnist_lightning.models.export:export"))
+    sys.exit(run("export"))

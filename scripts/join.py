@@ -1,9 +1,8 @@
-"""Join the parts that predict.py --output wrote: python scripts/join.py --folder FOLDER --file FILE"""
+"""Join the files that predict.py --output wrote: python scripts/join.py --help"""
 
 import sys
 
-from fmnist_lightning.cli import main
-from fmnist_lightning.runs.options import JoinOptions
+from fmnist_lightning.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(JoinOptions, "fmnist_lightning.predict.joining:join"))
+    sys.exit(run("join"))

@@ -1,9 +1,8 @@
-"""Classify pictures: python scripts/predict.py IMAGE... --help"""
+"""Classify pictures: python scripts/predict.py --help"""
 
 import sys
 
-from fmnist_lightning.cli import main
-from fmnist_lightning.runs.options import PredictOptions
+from fmnist_lightning.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(PredictOptions, "fmnist_lightning.predict.predict:predict"))
+    sys.exit(run("predict"))

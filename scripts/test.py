@@ -2,8 +2,7 @@
 
 import sys
 
-from fmnist_lightning.cli import main
-from fmnist_lightning.runs.options import TestOptions
+from fmnist_lightning.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(TestOptions, "fmnist_lightning.training.evaluate:evaluate"))
+    sys.exit(run("test"))

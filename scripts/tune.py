@@ -2,8 +2,7 @@
 
 import sys
 
-from fmnist_lightning.cli import main
-from fmnist_lightning.runs.options import TuneOptions
+from fmnist_lightning.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(TuneOptions, "fmnist_lightning.tune.tune:tune"))
+    sys.exit(run("tune"))

@@ -4,6 +4,7 @@ It imports no torch, so that `--help` is fast. The first classes group the optio
 command line and in files all options are flat.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,6 +27,7 @@ from fmnist_lightning.cli import (
     Strategy,
     TopK,
     default_data_dir,
+    find_recipe,
     parse,
     parse_values,
     path_option,
@@ -199,20 +201,21 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(
-    RunOptions, DeviceOptions, DistillationOptions, LoopOptions, ModuleOptions, AugmentationOptions, DataOptions
+    RunOptions, DeviceOptions, DistillationOptions, LoopOptions, AugmentationOptions, ModuleOptions, DataOptions
 ):
     """Train an image classifier, then test a checkpoint and print its metrics."""
 
     # What a resumed run can't change.
     FIXED: ClassVar[tuple[str, ...]]
+    RECIPES: ClassVar[bool] = True  # --config takes the name of one
 
     @classmethod
-    def parse(cls, arguments: list[str]) -> "TrainOptions":
+    def parse(cls, arguments: Sequence[str], prog: str | None = None) -> "TrainOptions":
         """The options on a command line. With `--resume` and without `--config`, the run's own are the defaults.
 
         Raises UserError if there is no such run; exits with 2 if an option is wrong.
         """
-        options = parse(cls, arguments)
+        options = parse(cls, arguments, prog)
         if not options.resume:
             return options
         run, checkpoint = find_resumed(options.resume, Path(options.log_dir))
@@ -220,12 +223,12 @@ class TrainOptions(
         found = checkpoint if options.resume.endswith(".ckpt") else run
         has_config = any(argument.partition("=")[0] == "--config" for argument in arguments)
         config = [] if has_config else [f"--config={run / CONFIG}"]
-        return parse(cls, [*config, *arguments, f"--resume={found}"])
+        return parse(cls, [*config, *arguments, f"--resume={found}"], prog)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestOptions:
-    """Test a trained run, print its metrics next to the original's, and write metrics, predictions and a report."""
+    """Test a trained run, and write its metrics, predictions and report."""
 
     __test__: ClassVar[bool] = False  # for pytest: this is no class of tests
 
@@ -278,7 +281,7 @@ class PredictOptions:
     """Test-time augmentation: average over each picture and its mirror image. For models trained with --flip."""
     output: str | None = path_option(None)
     """Folder to write rows to, one file per process, instead of standard output. After a kill, the same command
-    resumes. scripts/join.py joins the files. Needs --format json or csv."""
+    resumes. The command join joins the files. Needs --format json or csv."""
     devices: PositiveInt = 1
     """With --output, the number of processes, each on its own GPU if there are GPUs."""
     shard: str | None = None
@@ -292,7 +295,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JoinOptions:
-    """Join the parts that scripts/predict.py --output wrote into one file, in the order of the list."""
+    """Join the files of predict --output into one, in the order of the list."""
 
     folder: str = path_option()
     """The folder that --output named."""
@@ -302,7 +305,10 @@ class JoinOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compare tested runs on one data set: metrics, classes, most confused pairs, calibration and common mistakes."""
+    """Compare tested runs on one data set.
+
+    Their metrics, classes, most confused pairs, calibration and common mistakes.
+    """
 
     runs: list[str]
     """Two run folders or more, the baseline first."""
@@ -315,10 +321,11 @@ class CompareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Write a trained model for other programs, and verify the file on the full test set before it is written.
+    """Write a trained model for other programs, verified on the test set.
 
-    ONNX and pt2 take uint8 images (batch, 1, 28, 28) of any number and return probabilities (batch, 10); scaling and
-    softmax are inside. Safetensors holds the weights and their card.
+    The file is written after it gave the model's outputs for the full test set. ONNX and pt2 take uint8 images (batch,
+    channels, height, width) of any number and return probabilities (batch, classes); scaling and softmax are inside.
+    Safetensors holds the weights and their card.
     """
 
     run: str = path_option("last")
@@ -340,18 +347,18 @@ class ExportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """Search for better options of a recipe, on the validation split alone, and write the best ones as a recipe.
+    """Search for better options of a recipe, and write the best as a recipe.
 
     Each trial is a training with other options. Its score is the val/accuracy of the checkpoint that a test would take;
     the test set is not read. The first trial is the recipe itself, if the space contains it, so that the best trial is
     no worse. After a stop or a kill, the same command resumes. Started several times at once, it shares the work. Needs
-    Optuna: pip install --editable '.[tune]'.
+    the extra tune.
     """
 
-    recipe: str = path_option("recipes/fast.yaml")
-    """The recipe whose options are searched. Its seed is the seed of every trial."""
-    space: str = path_option("recipes/search/tuned.yaml")
-    """Which options to search, and between which values: a YAML file such as recipes/search/tuned.yaml."""
+    recipe: str = path_option("fast")
+    """The recipe whose options are searched, a file or a name. Its seed is the seed of every trial."""
+    space: str = path_option("tuned")
+    """Which options to search, and between which values: a YAML file, or the name of one in recipes/search."""
     trials: PositiveInt = 50
     """Number of completed, pruned and failed trials in the study, those of earlier and of other processes included.
     Each further process can add one."""
@@ -429,11 +436,11 @@ def as_yaml(options: TrainOptions) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
-def recipe_values(recipe: Path) -> dict[str, Any]:
-    """The options that a recipe names. Raises UserError if it is no file of options."""
-    return read_yaml(recipe, "name a recipe such as those in recipes/")
+def recipe_values(recipe: str | Path) -> dict[str, Any]:
+    """The options that a recipe, a file or a name, holds. Raises UserError if it is no file of options."""
+    return read_yaml(find_recipe(recipe), "name a recipe such as those in recipes/")
 
 
-def read_recipe(recipe: Path) -> TrainOptions:
-    """All options of a training by a recipe. Raises UserError if one of them is wrong."""
+def read_recipe(recipe: str | Path) -> TrainOptions:
+    """All options of a training by a recipe, a file or a name. Raises UserError if one of them is wrong."""
     return parse_values(TrainOptions, recipe_values(recipe), recipe)

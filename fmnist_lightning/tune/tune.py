@@ -2,8 +2,8 @@
 
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
+from fmnist_lightning.cli import command, find_recipe
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.report.console import filter_library_output
 from fmnist_lightning.runs.options import (
@@ -31,10 +31,10 @@ def tune(options: TuneOptions) -> None:
 
     Raises UserError if recipe, space, data or database can't be used; Interrupted at a signal.
     """
-    path, url, space = Path(options.recipe), database_url(options), read_space(Path(options.space))
+    url, space = database_url(options), read_space(find_recipe(options.space, "search"))
     own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
-    held = {*recipe_values(path), *(own.keys() & KEPT), *(name.partition(".")[0] for name in space)}
-    recipe = prepare(replace(read_recipe(path), **own))
+    held = {*recipe_values(options.recipe), *(own.keys() & KEPT), *(name.partition(".")[0] for name in space)}
+    recipe = prepare(replace(read_recipe(options.recipe), **own))
     command = command_line(replace(options, storage=without_secrets(options.storage)))
     plan = Plan(options, recipe, held - {"resume", "fast_dev_run"}, space, url, command)
     print(command)
@@ -67,8 +67,8 @@ def prepare(recipe: TrainOptions) -> TrainOptions:
 
 def command_line(options: TuneOptions) -> str:
     """The command that has these options."""
-    words = ["python", "scripts/tune.py"]
+    words: list[str] = []
     for name in names(TuneOptions):
         if (value := getattr(options, name)) != getattr(TuneOptions(), name):
             words += [f"--{name}", str(value)]
-    return shlex.join(words)
+    return " ".join([command("tune"), shlex.join(words)]).rstrip()
