@@ -6,9 +6,11 @@ uint32. Source: http://yann.lecun.com/exdb/mnist/.
 
 import gzip
 import io
+import math
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -20,12 +22,15 @@ from fmnist_lightning.errors import UserError
 
 MAGIC = bytes([0, 0, 8])  # the number of axes follows
 GZIP_MAGIC = bytes([0x1F, 0x8B])
-# gzip halves Fashion-MNIST at most; it shrinks blank images to 1/1000.
+# gzip halves Fashion-MNIST at most; it shrinks blank images and sorted labels to 1/1000.
 MAX_RATIO = 200
+SMALL = 2**24  # bytes that a file may unpack to, whatever the ratio: 16 million labels
+CHUNK = 2**20  # bytes
+UNITS = {1: "labels", 3: "images"}  # by the number of axes
 
 
 class IdxError(UserError):
-    """The file is no IDX file of the expected shape, or it is truncated or damaged."""
+    """The file is no IDX file of the expected shape, or it is truncated or damaged; the text is a predicate."""
 
 
 def read_shape(stream: BinaryIO | gzip.GzipFile, axes: int) -> tuple[int, ...]:
@@ -42,31 +47,72 @@ def read_tensor(content: bytes, axes: int) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * axes).view(shape)
 
 
-def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images of a seekable file one at a time, each (height, width) uint8.
+@contextmanager
+def open_values(file: BinaryIO, axes: int) -> Iterator[tuple[BinaryIO | gzip.GzipFile, tuple[int, ...]]]:
+    """The stream of the values of a seekable file, and their shape.
 
-    Memory stays that of one image, whatever the header claims. Raises IdxError if the file holds other images, ends
-    early, continues after its last image, or is damaged. An unpacked file of a wrong size yields no image.
+    Raises IdxError if an unpacked file has another size than its header says, or a gzipped one would unpack to too
+    much; also for damage that the block finds.
     """
     gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     try:
         stream = gzip.GzipFile(fileobj=file) if gzipped else file
-        count, *shape = read_shape(stream, axes=3)
-        if not count or shape != [height, width]:
-            raise IdxError(f"holds {count:,} images of {shape[0]} x {shape[1]}, expected some of {height} x {width}")
-        expected = stream.tell() + count * height * width
-        if gzipped and expected > MAX_RATIO * size:
+        shape = read_shape(stream, axes)
+        expected = stream.tell() + math.prod(shape)
+        if gzipped and expected > max(MAX_RATIO * size, SMALL):
             raise IdxError(f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: a bomb")
         if not gzipped and expected != size:
-            raise IdxError(f"holds {size:,} bytes; {count:,} images, as its header says, take {expected:,}")
+            unit = UNITS[axes]
+            raise IdxError(f"holds {size:,} bytes; {shape[0]:,} {unit}, as its header says, take {expected:,}")
+        yield stream, shape
+        if stream.read(1):
+            raise IdxError(f"holds more than the {shape[0]:,} {UNITS[axes]} of its header")
+    except (OSError, EOFError, zlib.error) as error:  # gzip checks its checksum at the end
+        raise IdxError(f"is truncated or damaged ({error}); {UNITS[axes]} read from it may be wrong") from error
+
+
+def read_values(file: BinaryIO, axes: int) -> Tensor:
+    """All values of a seekable file, gzipped or not, as a uint8 tensor of the shape in its header.
+
+    Raises IdxError if the file is no whole IDX file of `axes` axes, or unpacks to more than it may.
+    """
+    with open_values(file, axes) as (stream, shape):
+        content = bytearray(stream.read(math.prod(shape)))
+        check_complete(math.prod(shape) - len(content), shape)
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape))
+
+
+def check_values(file: BinaryIO, axes: int) -> tuple[int, ...]:
+    """The shape of a seekable file, gzipped or not, that is read to its end in little memory.
+
+    Raises IdxError if `read_values` would.
+    """
+    with open_values(file, axes) as (stream, shape):
+        left = math.prod(shape)
+        while left and (chunk := stream.read(min(left, CHUNK))):
+            left -= len(chunk)
+        check_complete(left, shape)
+    return shape
+
+
+def check_complete(left: int, shape: tuple[int, ...]) -> None:
+    if left:
+        raise IdxError(f"is truncated: it ends before the last of its {shape[0]:,} {UNITS[len(shape)]}")
+
+
+def read_images(file: BinaryIO, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of a seekable file one at a time, each (height, width) uint8.
+
+    Memory stays that of one image, whatever the header claims. Raises IdxError if the file holds other images, ends
+    early, continues after its last image, or is damaged. An unpacked file of a wrong size yields no image.
+    """
+    with open_values(file, axes=3) as (stream, (count, *shape)):
+        if not count or shape != [height, width]:
+            raise IdxError(f"holds {count:,} images of {shape[0]} x {shape[1]}, expected some of {height} x {width}")
         for index in range(count):
             content = stream.read(height * width)
             if len(content) < height * width:
                 raise IdxError(f"is truncated: it ends in image {index:,} of {count:,}")
             yield np.frombuffer(content, np.uint8).reshape(height, width)
-        if stream.read(1):
-            raise IdxError(f"holds more than the {count:,} images of its header")
-    except (OSError, EOFError, zlib.error) as error:  # gzip checks its checksum at the end
-        raise IdxError(f"is truncated or damaged ({error}); images read from it may be wrong") from error

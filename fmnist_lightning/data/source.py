@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -85,6 +86,19 @@ class DataSource(DataInfo):
     """The parts that the data set has. Without val, the validation split is taken from train."""
     test_fraction: float | None = None
     """Fraction of the images that became the test set, for a data set that came without one."""
+
+
+def check_classes(classes: tuple[str, ...], folder: Path) -> None:
+    """Raise DataError unless there are two classes or more, with different names that can be printed."""
+    problem = ""
+    if len(classes) < 2:
+        problem = f"it has the class {classes[0]} alone, expected two or more" if classes else "it has no classes"
+    elif repeated := sorted({name for name in classes if classes.count(name) > 1}):
+        problem = f"several classes have the name {repeated[0]}"
+    elif unusable := [name for name in classes if not name.strip() or not name.isprintable()]:
+        problem = f"the class name {unusable[0]!r} can't be printed"
+    if problem:
+        raise DataError(f"cannot use {folder}: {problem}")
 
 
 def check_split(split: Split, info: DataInfo) -> None:

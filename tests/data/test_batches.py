@@ -97,6 +97,7 @@ def test_restored_position_resumes_after_the_done_batches(split: Split) -> None:
     batches = Batches(split, 10, seed=1)
     batches.set_epoch(4)
     expected = indices(batches)
+    batches.set_epoch(4)
     iterator = iter(batches)
     done = [index for _ in range(3) for index in next(iterator).indices.tolist()]
     restored = Batches(split, 10, seed=1)

@@ -8,15 +8,30 @@ from typing import Any
 from fmnist_lightning.data.sets.download import ensure_files, fashion_mnist_source
 from fmnist_lightning.data.sets.drawn import DRAWN, drawn_source
 from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST
+from fmnist_lightning.data.sets.folder import folder_source
+from fmnist_lightning.data.sets.idx_files import idx_source
+from fmnist_lightning.data.sets.torchvision_sets import (
+    EMNIST_LETTERS,
+    KMNIST,
+    MNIST,
+    emnist_letters_source,
+    kmnist_source,
+    mnist_source,
+)
 from fmnist_lightning.data.source import DataError, DataInfo, DataSource, Part, Split
 from fmnist_lightning.runs.options import SourceOptions
 
 SOURCES: dict[str, Callable[[SourceOptions], DataSource]] = {
     "fashion_mnist": fashion_mnist_source,
     "drawn": drawn_source,
+    "folder": folder_source,
+    "idx": idx_source,
+    "mnist": mnist_source,
+    "kmnist": kmnist_source,
+    "emnist_letters": emnist_letters_source,
 }
 # What is known of a data set without its files.
-KNOWN: dict[str, DataInfo] = {info.name: info for info in (FASHION_MNIST, DRAWN)}
+KNOWN: dict[str, DataInfo] = {info.name: info for info in (FASHION_MNIST, DRAWN, MNIST, KMNIST, EMNIST_LETTERS)}
 TITLES = {name: info.title for name, info in KNOWN.items()}
 
 DRAWN_NOTICE = """

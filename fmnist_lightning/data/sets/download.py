@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from fmnist_lightning.data.sets.fashion_mnist import (
     find_copies,
     load_split,
     read_verified,
+    refuse_other_data,
 )
 from fmnist_lightning.data.source import DataError, DataSource
 from fmnist_lightning.runs.files import fsync_and_rename, locked
@@ -43,36 +45,58 @@ def fashion_mnist_source(options: SourceOptions) -> DataSource:
 def ensure_files(data_dir: Path) -> None:
     """Download the files of which `data_dir` holds no good copy. A complete folder is only read.
 
-    Renames a damaged file to NAME.broken once its replacement is here. Raises DataError if one can't be had or written.
+    Renames a damaged file of torchvision's layout to NAME.broken once its replacement is here, and leaves all others as
+    they are. Raises DataError if a file is another data set's, can't be had, or can't be written.
     """
     if not (needed := needed_files(data_dir)):
         return
     raw = data_dir / RAW_FOLDER
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        with locked(raw / ".lock", f"another process downloads into {raw}: waiting until it ends", wait=True):
-            for stale in raw.glob(f"{STAGING_PREFIX}*"):  # of a killed download
-                shutil.rmtree(stale, ignore_errors=True)
+        with exclusive(raw):
             # Checked again: another process may have downloaded them meanwhile.
             for name, problem in needed_files(data_dir).items():
                 with TemporaryDirectory(prefix=STAGING_PREFIX, dir=raw) as staging:
                     downloaded = download(name, problem, Path(staging))
                     for path in find_copies(data_dir, name):
-                        path.replace(path.with_name(f"{path.name}.broken"))
+                        if path.parent == raw:
+                            path.replace(path.with_name(f"{path.name}.broken"))
                     fsync_and_rename(downloaded, raw / name)
     except OSError as error:
         problems = "; ".join(needed.values())
         raise DataError(f"{problems}; cannot write to {raw}: {error.strerror or error}. {HINT}") from error
 
 
+@contextlib.contextmanager
+def exclusive(raw: Path) -> Iterator[None]:
+    """Make a folder of downloads, and let one process at a time write to it. Removes what a killed download left."""
+    raw.mkdir(parents=True, exist_ok=True)
+    with locked(raw / ".lock", f"another process downloads into {raw}: waiting until it ends", wait=True):
+        for stale in raw.glob(f"{STAGING_PREFIX}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+
+
+@contextlib.contextmanager
+def socket_timeout() -> Iterator[None]:
+    """Limit the wait for a server. torchvision passes no timeout to urllib, so the process's default has to change."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SOCKET_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def needed_files(data_dir: Path) -> dict[str, str]:
-    """The files without a good copy, each with what is wrong."""
+    """The files without a good copy, each with what is wrong. Raises DataError if one is another data set's."""
     needed = {}
     for name in FILES:
         try:
             find_content(data_dir, name)
         except DataError as error:
             needed[name] = str(error)
+            for path in find_copies(data_dir, name):
+                refuse_other_data(path, name)
     return needed
 
 
@@ -90,10 +114,7 @@ def download(name: str, problem: str, staging: Path) -> Path:
     mirrors = [*([own_mirror.rstrip("/") + "/"] if own_mirror else []), *FashionMNIST.mirrors, AUTHORS_MIRROR]
     md5 = dict(FashionMNIST.resources)[archive]
     errors: dict[str, Exception] = {}
-    with contextlib.ExitStack() as stack:
-        # torchvision passes no timeout to urllib, so the process's default has to change.
-        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
-        socket.setdefaulttimeout(SOCKET_TIMEOUT_SECONDS)
+    with socket_timeout():
         for attempt in range(ATTEMPTS):
             time.sleep(PAUSE_SECONDS if attempt else 0)
             for mirror in mirrors:

@@ -10,7 +10,7 @@ import os
 import zlib
 from pathlib import Path
 
-from fmnist_lightning.data.idx import read_tensor
+from fmnist_lightning.data.idx import IdxError, check_values, read_tensor
 from fmnist_lightning.data.source import DataError, DataInfo, Part, Split
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -67,6 +67,20 @@ def find_content(data_dir: Path, name: str) -> bytes:
         except DataError as error:
             problems.append(str(error))
     raise DataError("; ".join(problems) or f"cannot find {name} in {data_dir}")
+
+
+def refuse_other_data(path: Path, name: str) -> None:
+    """Raise DataError if `path`, which is not the file `name`, is a valid IDX file all the same."""
+    try:
+        with path.open("rb") as file:
+            shape = check_values(file, axes=3 if "idx3" in name else 1)
+    except (OSError, IdxError):
+        return
+    raise DataError(
+        f"cannot use {path} as a file of Fashion-MNIST: it is a valid IDX file of another data set, or a damaged copy; "
+        f"it has the shape {' x '.join(map(str, shape))} (train on it with --dataset idx --data_dir {path.parent}, or "
+        "delete it)"
+    )
 
 
 def load_split(data_dir: Path, part: Part) -> Split:

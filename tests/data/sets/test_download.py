@@ -37,22 +37,72 @@ def test_ensure_files_fills_an_empty_folder_once(mirror: Mirror, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [IMAGES, "t10k-labels-idx1-ubyte"])
-def test_ensure_files_replaces_only_the_damaged_file(
-    mirror: Mirror, tiny_dir: Path, capsys: pytest.CaptureFixture[str], name: str
+@pytest.mark.parametrize("packed", [False, True])
+def test_ensure_files_sets_a_damaged_download_aside(
+    mirror: Mirror, tiny_dir: Path, capsys: pytest.CaptureFixture[str], name: str, packed: bool
 ) -> None:
-    """And none that has a good copy."""
+    raw = tiny_dir / RAW_FOLDER
+    raw.mkdir(parents=True)
+    damaged = raw / (f"{name}.gz" if packed else name)
     content = (tiny_dir / name).read_bytes()
-    (tiny_dir / name).write_bytes(b"broken")
-    (tiny_dir / f"{name}.gz").write_bytes(pack(content))
-    ensure_files(tiny_dir)
-    assert mirror.asked == []
-    assert_complete(tiny_dir)
-    (tiny_dir / f"{name}.gz").unlink()
+    damaged.write_bytes((pack(content) if packed else content)[:-1])
+    ensure_files(tiny_dir)  # the good copy in the folder itself counts
+    assert (mirror.asked, damaged.exists()) == ([], True)
+    (tiny_dir / name).unlink()
     ensure_files(tiny_dir)
     assert mirror.asked == [f"{name}.gz"]
-    assert (tiny_dir / f"{name}.broken").read_bytes() == b"broken"
+    assert damaged.with_name(f"{damaged.name}.broken").exists()
     assert_complete(tiny_dir)
-    assert str(tiny_dir / name) in capsys.readouterr().err
+    assert str(damaged) in capsys.readouterr().err
+
+
+def test_ensure_files_leaves_a_damaged_file_outside_of_its_folder(mirror: Mirror, tiny_dir: Path) -> None:
+    (tiny_dir / IMAGES).write_bytes(b"broken")
+    ensure_files(tiny_dir)
+    assert (tiny_dir / IMAGES).read_bytes() == b"broken"
+    assert mirror.asked == [f"{IMAGES}.gz"]
+    assert not list(tiny_dir.rglob("*.broken"))
+    assert_complete(tiny_dir)
+
+
+def other_values(content: bytes) -> bytes:
+    """A valid IDX file of the same shape, as MNIST's is."""
+    return content[:-20] + bytes(value ^ 1 for value in content[-20:])
+
+
+def all_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("layout", ["", str(RAW_FOLDER)])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("names", [list(FILES), ["t10k-labels-idx1-ubyte"]])
+def test_ensure_files_never_touches_another_data_set(
+    mirror: Mirror, tiny_files: dict[str, bytes], tmp_path: Path, layout: str, packed: bool, names: list[str]
+) -> None:
+    """Not even if only one file is another data set's, and another one is missing."""
+    folder = tmp_path / layout
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in tiny_files.items():
+        content = other_values(content) if name in names else content
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(pack(content) if packed else content)
+    if len(names) == 1:
+        (folder / (f"{IMAGES}.gz" if packed else IMAGES)).unlink()
+    before = all_files(tmp_path)
+    with pytest.raises(DataError, match=f"another data set.*--dataset idx --data_dir {folder}"):
+        ensure_files(tmp_path)
+    assert (all_files(tmp_path), mirror.asked) == (before, [])
+
+
+def test_ensure_files_takes_the_good_copy_beside_another_data_set(mirror: Mirror, tiny_dir: Path) -> None:
+    """The control: a good copy is all that is needed, wherever it lies."""
+    (tiny_dir / RAW_FOLDER).mkdir(parents=True)
+    foreign = tiny_dir / RAW_FOLDER / IMAGES
+    foreign.write_bytes(other_values((tiny_dir / IMAGES).read_bytes()))
+    before = all_files(tiny_dir)
+    ensure_files(tiny_dir)
+    assert (all_files(tiny_dir), mirror.asked) == (before, [])
+    assert_complete(tiny_dir)
 
 
 FAULTS: dict[str, Callable[[Mirror, str, bytes], object]] = {
