@@ -27,6 +27,7 @@ os.environ["KERAS_HOME"] = os.devnull
 import lightning as L
 
 from fmnist_lightning import cli
+from fmnist_lightning.data import decoded
 from fmnist_lightning.data.sets import download, drawn
 from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.errors import SIGNALS
@@ -169,6 +170,29 @@ def use_mirrors(monkeypatch: pytest.MonkeyPatch, first: str, second: str | None 
     monkeypatch.setattr(FashionMNIST, "mirrors", [first])
     monkeypatch.setattr(download, "AUTHORS_MIRROR", second or first)
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let nobody write to `folder`, not even root, which takes the rights of the user nobody."""
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    user = os.geteuid()
+    if user == 0:
+        for parent in folder.parents:
+            if parent.name.startswith(("pytest-", "popen-")) or parent == folder.parent:  # closed to other users
+                parent.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture(autouse=True)
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that a test has just written are cached soon: its clock advances every few milliseconds."""
+    monkeypatch.setattr(decoded, "TICK_SECONDS", 0.05)
 
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: nothing listens, so a connection is refused at once

@@ -147,19 +147,13 @@ class PictureFolder:
 
     def prepare(self) -> None:
         """Decode what no cache holds. Raises DataError, or only prints, if pictures can't be read."""
-        found = [self.read(part) for part in self.parts]
-        faults = [fault for pictures in found for fault in pictures.faults]
-        if faults:
-            message = list_faults(faults, self.folder)
-            if not self.skip_unreadable:
-                raise DataError(message)
+        if message := self.explain_faults([self.read(part) for part in self.parts]):
             print(f"left out: {message}", file=sys.stderr)
 
     def load(self, part: Part) -> Split:
         """Raises DataError if pictures can't be read and shall not be left out."""
         pictures = self.read(part if part in self.parts else "train")
-        if pictures.faults and not self.skip_unreadable:
-            raise DataError(list_faults(pictures.faults, self.folder))
+        self.explain_faults([pictures])
         images, labels, names, _ = pictures
         if part == "val" or "test" in self.parts:
             return Split(images, labels)
@@ -167,6 +161,19 @@ class PictureFolder:
         if part != "test":
             chosen = ~chosen
         return Split(images[chosen], labels[chosen])
+
+    def explain_faults(self, parts: Sequence["Pictures"]) -> str:
+        """A list of the unreadable pictures, if any. Raises DataError with it if they shall not be left out."""
+        faults = [fault for pictures in parts for fault in pictures.faults]
+        if not faults:
+            return ""
+        total = len(faults) + sum(len(pictures.names) for pictures in parts)
+        listed = "".join(f"\n  {fault}" for fault in faults[:LISTED])
+        more = f"\n  and {len(faults) - LISTED:,} more" if len(faults) > LISTED else ""
+        message = f"cannot read {len(faults):,} of {total:,} pictures in {self.folder}"
+        if not self.skip_unreadable:
+            raise DataError(f"{message} (repair them, or use --skip_unreadable true):{listed}{more}")
+        return f"{message}:{listed}{more}"
 
     def read(self, part: Part) -> Pictures:
         """The pictures of a part's folder. Raises DataError if a class has none."""
@@ -186,7 +193,8 @@ class PictureFolder:
         cache = self.folder / CACHE / f"{stem}-{height}x{width}x{channels}.safetensors"
         decoded, cached = load_decoded(path, names, self.image_shape, cache)
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))[decoded.positions]
-        if lacking := sorted(set(range(len(counts))) - set(labels.tolist())):
+        lacking = sorted(set(range(len(counts))) - set(labels.tolist()))
+        if lacking and self.skip_unreadable:
             raise DataError(
                 f"cannot use the class folder {path / self.classes[lacking[0]]}: no picture in it can be read"
             )
@@ -195,15 +203,6 @@ class PictureFolder:
         if not cached:
             self.uncached[part] = pictures
         return pictures
-
-
-def list_faults(faults: Sequence[str], folder: Path) -> str:
-    listed = "".join(f"\n  {fault}" for fault in faults[:LISTED])
-    more = f"\n  and {len(faults) - LISTED:,} more" if len(faults) > LISTED else ""
-    return (
-        f"cannot read {len(faults):,} pictures in {folder} (repair them, or leave them out by --skip_unreadable true):"
-        f"{listed}{more}"
-    )
 
 
 def choose_test(names: Sequence[str], labels: Tensor, classes: Sequence[str]) -> Tensor:

@@ -1,15 +1,14 @@
 """Missing and damaged files are downloaded completely or not at all, from the first mirror that has them."""
 
-import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from conftest import NOWHERE, Mirror, pack, use_mirrors
+from conftest import NOWHERE, Mirror, pack, read_only, use_mirrors
 
 from fmnist_lightning.data.sets import download
 from fmnist_lightning.data.sets.download import ensure_files
@@ -172,23 +171,6 @@ def test_ensure_files_downloads_once_for_two_callers(
     assert_complete(tiny_dir)
     assert mirror.asked == [f"{IMAGES}.gz"]
     assert "waiting until it ends" in capsys.readouterr().err
-
-
-@contextlib.contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """Let nobody write to `folder`, not even root, which takes the rights of the user nobody."""
-    for path in (*folder.rglob("*"), folder):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    user = os.geteuid()
-    if user == 0:
-        for parent in folder.parents:
-            if parent.name.startswith(("pytest-", "popen-")) or parent == folder.parent:  # closed to other users
-                parent.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX file permissions")
