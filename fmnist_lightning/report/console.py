@@ -1,17 +1,22 @@
-"""Print the result of a test, and filter what the libraries print."""
+"""What a training and a test print, and the filter of what the libraries print."""
 
 import logging
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from fmnist_lightning.cli import command
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.report.tables import as_markdown, result_table
+from fmnist_lightning.runs.folders import CHECKPOINTS, REPORT, testing_command
+from fmnist_lightning.runs.options import TrainOptions
 
 # Advertising, and what is no news here.
 UNWANTED_LINES = (
     *("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision"),
-    *("distributed_backend=", "Initializing distributed: "),
+    *("distributed_backend=", "Initializing distributed: ", "`Trainer.fit` stopped: "),
 )
 LOGGERS = (
     *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
@@ -50,3 +55,51 @@ def result_text(metrics: Mapping[str, Any]) -> str:
         f"{metrics['parameters']:,} parameters, {metrics['checkpoint']} checkpoint{tta}\n\n"
         f"{as_markdown(result_table(metrics))}"
     )
+
+
+def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
+    """An epoch's metrics in at most 80 characters, with a star if it is the best so far; `row` is as in metrics.csv."""
+    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
+    for split in ("train", "val"):
+        if f"{split}/loss" in row:
+            parts.append(f"{split} {row[f'{split}/loss']:.3f} {row[f'{split}/accuracy']:6.2%}")
+    parts.append(f"lr {row['lr']:.3g}")
+    if "images_per_second" in row:
+        parts.append(f"{row['images_per_second']:,.0f} img/s")
+    return "  ".join(parts) + " *" * best
+
+
+def summary_text(
+    run: Path,
+    options: TrainOptions,
+    title: str,
+    rows: Sequence[Mapping[str, float]],
+    steps: int,
+    minutes: float,
+    metrics: Mapping[str, Any] | None,
+) -> str:
+    """The end of a training of `steps` steps: length, best epoch, where its files are, and three commands to go on.
+
+    `rows` are those of metrics.csv; `metrics`, the content of metrics.json, is None if there was no test.
+    """
+    done = f"{len(rows)} epoch{'s' * (len(rows) != 1)}"
+    if not rows or steps > rows[-1]["step"]:
+        done += f", and a part of the next up to --max_steps {steps},"
+    length = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    lines = [f"{title}: {done} in {length}"]
+    if validated := [row for row in rows if "val/accuracy" in row]:
+        best = max(validated, key=lambda row: row["val/accuracy"])
+        lines.append(f"best epoch  {best['epoch']}, with val/accuracy {best['val/accuracy']:.2%}")
+    checkpoint = run / CHECKPOINTS / f"{options.ckpt}.ckpt"
+    kept = checkpoint if checkpoint.exists() else checkpoint.with_name("last.ckpt")
+    tested = f", tested, of epoch {metrics['checkpoint_epoch']}" if metrics else ""
+    lines.append(f"checkpoint  {kept}{tested}")
+    if metrics:
+        lines.append(f"report      {run / REPORT}")
+    folder = shlex.quote(str(run))
+    next_ones = [] if metrics else [testing_command(run) + " --ckpt last" * (kept != checkpoint)]
+    if "tensorboard" in options.logger:
+        next_ones.append(f"tensorboard --logdir {shlex.quote(str(run.parent))}")
+    next_ones += [f"{command('predict')} PICTURE --weights {folder}", f"{command('export')} --run {folder}"]
+    next_ones.append(f"{command('compare')} {folder} ANOTHER_RUN")
+    return "\n".join([*lines, "next:", *(f"  {one}" for one in next_ones[:3])])

@@ -18,6 +18,7 @@ from fmnist_lightning.runs.files import locked, read_yaml, write_text
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 HISTORY = "metrics.csv"  # a row per epoch
+LOGGERS = "loggers.json"  # ids of the run in W&B and MLflow
 PREDICTIONS = "predictions.npz"
 REPORT = "report.html"
 REPORT_PICTURES = "report"  # a folder

@@ -1,8 +1,15 @@
-"""What a training shows and records: callbacks and the logger. Those that make it resumable are in resume.py."""
+"""What a training shows and records: callbacks and loggers. The callbacks that make it resumable are in resume.py."""
 
+import csv
+import io
+import json
+import logging
+import os
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +24,78 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
+from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard.summary import hparams
 
+from fmnist_lightning.cli import require
 from fmnist_lightning.data.batches import Batch
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.report.console import epoch_line
 from fmnist_lightning.report.logged_plots import ValidationPlots
 from fmnist_lightning.runs.environment import environment
-from fmnist_lightning.runs.files import atomic_write
-from fmnist_lightning.runs.folders import CHECKPOINTS, LAST, PREDICTIONS
+from fmnist_lightning.runs.files import atomic_write, write_text
+from fmnist_lightning.runs.folders import CHECKPOINTS, HISTORY, LAST, LOGGERS, PREDICTIONS
 from fmnist_lightning.runs.options import TrainOptions
-from fmnist_lightning.training.resume import Patience, RandomState, RunCheckpoint, SaveInEpochs, StopOnNonFinite
+from fmnist_lightning.training.resume import (
+    Patience,
+    RandomState,
+    RunCheckpoint,
+    SaveInEpochs,
+    StepLimit,
+    StopOnNonFinite,
+)
+
+PROJECT = "fmnist-lightning"  # in W&B and MLflow
+LOGGED = ("train/loss", "train/accuracy", "val/loss", *(f"val/{name}" for name in METRIC_NAMES))
+COLUMNS = ("epoch", "step", *LOGGED, "lr", "images_per_second")  # of metrics.csv
+BAR_SECONDS = 0.2  # between two looks at the latest batches, each of which waits for the GPU
+BAR_BATCHES = 10  # the latest batches, whose loss and accuracy the bar shows
+LONGEST_TITLE = 36  # characters in the bar
 
 
-def run_callbacks(run: Path, options: TrainOptions, device: torch.device) -> list[Callback]:
-    """The callbacks of a training that is recorded in the folder `run`."""
+def run_callbacks(run: Path, options: TrainOptions, device: torch.device, validates: bool) -> list[Callback]:
+    """The callbacks of a training that is recorded in the folder `run`; `validates` if there are validation images."""
     folder = run / CHECKPOINTS
     # As text: Lightning saves it in each checkpoint, and a safe reader refuses a `Path`.
     where: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
     best = RunCheckpoint(**where, filename="best", monitor="val/accuracy", mode="max")
+    loggers = options.logger.split(",")
     return [
+        StepLimit(),
         StopOnNonFinite(),
         RandomState(options.seed),
         Timer(),
         Provenance(),
         Throughput(),
-        LearningRateMonitor("epoch"),
-        HParams(),
+        *([LearningRateMonitor("epoch"), TensorBoardPages()] if "tensorboard" in loggers else []),
+        *([Compilation()] if options.compile else []),
         Predictions(run / PREDICTIONS),
-        *display_callbacks(),
+        *display_callbacks(run / HISTORY if "csv" in loggers else None),
         ValidationPlots(),
         *([moving_average(options.ema, device)] if options.ema else []),
         *([Patience("val/accuracy", mode="max", patience=options.patience)] if options.patience else []),
         SaveInEpochs(folder / LAST, options.checkpoint_every_minutes),
-        *([best] if options.val_fraction else []),
+        *([best] if validates else []),
         # Not `save_last` of `best`: Lightning 2.6 then skips the epochs that are not the best so far.
         RunCheckpoint(**where, filename=Path(LAST).stem),
     ]
 
 
-def display_callbacks() -> list[Callback]:
+def display_callbacks(history: Path | None = None) -> list[Callback]:
     # Lightning would choose a summary by whether `rich` is installed; this one looks the same everywhere.
-    return [ModelSummary(), ProgressBar() if in_terminal() else EpochLines()]
+    return [ModelSummary(), *([ProgressBar()] if has_bar() else []), EpochLines(history)]
 
 
-def in_terminal() -> bool:
-    """Whether standard output, where the progress bar goes, is a terminal."""
-    return sys.stdout is not None and sys.stdout.isatty()
+def has_bar() -> bool:
+    """Whether standard output shows a progress bar: a terminal, or a notebook in which ipywidgets is imported."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    in_notebook = shell is not None and "IPKernelApp" in shell.config and "ipywidgets" in sys.modules
+    return in_notebook or (sys.stdout is not None and sys.stdout.isatty())
 
 
 def moving_average(decay: float, device: torch.device) -> WeightAveraging:
@@ -107,8 +136,8 @@ class Throughput(Callback):
     on_train_start = on_train_epoch_start = begin
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        batch: Batch = args[1]
-        self.images += batch.total
+        batch = args[1]
+        self.images += batch.total if isinstance(batch, Batch) else len(batch[1]) * trainer.world_size
         if trainer.is_last_batch:
             # Not in on_train_epoch_end, which Lightning calls after it saves: see Classifier.training_step.
             rate = self.images / (self.clock(trainer) - self.start)
@@ -116,7 +145,7 @@ class Throughput(Callback):
 
 
 class Provenance(Callback):
-    """Records the code and the machine of the training in each checkpoint.
+    """Records the data set, the code and the machine of the training in each checkpoint.
 
     If a resumed run's earlier parts were trained elsewhere, it keeps their records too.
     """
@@ -131,50 +160,149 @@ class Provenance(Callback):
         self.environment = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
         self.earlier = [one for one in self.earlier if one != self.environment]
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["data"] = trainer.datamodule.source.as_plain()
         checkpoint["environment"] = self.environment
         checkpoint["earlier_environments"] = self.earlier
 
 
-class HParams(Callback):
-    """Writes the run's options and the names of its metrics for TensorBoard's HPARAMS page.
+class Compilation(Callback):
+    """Compiles the net in place, so that the names in its state stay.
+
+    Not earlier: the model summary and the sanity check would compile it for shapes that no training uses. Each shape
+    gets its own kernels: with `dynamic`, those of a resumed run would depend on the shape that it meets first.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.net.compile(dynamic=False)
+
+
+class TensorBoardPages(Callback):
+    """Writes the graph of the model, the run's options and the names of its metrics for TensorBoard's pages.
 
     Lightning's `log_hyperparams` also writes values for the metrics, which would appear in their curves.
     """
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(trainer.logger, TensorBoardLogger):
-            return
+        [logger] = [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+        logger.log_graph(pl_module)
         metrics = {f"{stage}/{name}": 0.0 for stage in ("val", "test") for name in METRIC_NAMES}
         plain = (int, float, str, bool)  # what the page can show
-        given = trainer.logger.hparams.items()
+        given = logger.hparams.items()
         options = {name: value if isinstance(value, plain) else str(value).lower() for name, value in given}
         experiment, session_start, _ = hparams(options, metrics)  # the third says that the run has ended
         for summary in (experiment, session_start):
-            trainer.logger.experiment.file_writer.add_summary(summary)
+            logger.experiment.file_writer.add_summary(summary)
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, with the data set in place of the run's number."""
+    """Lightning's bar, with the data set, the epoch of all, and loss and accuracy of the latest batches."""
 
-    def get_metrics(self, trainer: Any, pl_module: L.LightningModule) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, pl_module)
-        shown.pop("v_num", None)
-        return {"data": trainer.datamodule.source.name, **shown}
+    BAR_FORMAT = "{desc}{percentage:3.0f}% |{bar}| {remaining}{postfix}"
+
+    def init_train_tqdm(self) -> Any:
+        return temporary(super().init_train_tqdm())
+
+    def init_test_tqdm(self) -> Any:
+        return temporary(super().init_test_tqdm())
+
+    def begin(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        title = trainer.datamodule.source.title
+        title = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
+        bar = self.train_progress_bar
+        bar.set_description(f"{title} {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+        bar.reset(trainer.num_training_batches)
+        self.next_look = 0.0
+
+    # Both: Lightning does not call on_train_epoch_start if it resumes in the middle of an epoch.
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # type: ignore[override]
+        super().on_train_start(trainer, pl_module)
+        self.begin(trainer, pl_module)
+
+    on_train_epoch_start = begin
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.monotonic()
+        if self.is_disabled or (now < self.next_look and not trainer.is_last_batch):
+            return
+        self.next_look = now + BAR_SECONDS
+        bar, metrics = self.train_progress_bar, pl_module.train_metrics
+        bar.n = batch_idx + 1
+        if metrics.labels:
+            logits, labels = (torch.cat(list(part[-BAR_BATCHES:])) for part in (metrics.logits, metrics.labels))
+            accuracy = (logits.argmax(dim=1) == labels).float().mean()
+            text = f"loss {F.cross_entropy(logits, labels):.3f}, acc {100 * accuracy:.1f}%"
+            bar.set_postfix_str(text, refresh=False)
+        bar.refresh()
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Nothing more: the line of the epoch has its metrics."""
+        return {}
+
+
+def temporary(bar: Any) -> Any:
+    """Let the bar vanish at its end, since the lines of the epochs stay."""
+    bar.leave = False
+    return bar
 
 
 class EpochLines(Callback):
-    """Prints a line per epoch if there is no terminal for a progress bar."""
+    """Makes a row of each epoch's metrics, once: a line in the terminal and, with `history`, one in that CSV file.
+
+    Checkpoints hold the rows, so that a resumed run loses and doubles none. The file is written before the epoch's
+    checkpoint, and again when a run resumes, without rows that the checkpoint lacks. Lightning's CSVLogger deletes the
+    rows of a resumed run, and writes training and validation of an epoch as two rows.
+    """
+
+    def __init__(self, history: Path | None = None) -> None:
+        self.history = history
+        self.rows: list[dict[str, float]] = []  # by COLUMNS; without those that were not logged
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.write()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_last_batch:  # the epoch ended in its middle, as with --max_steps
+            return
+        logged = {name: float(trainer.callback_metrics[name]) for name in LOGGED if name in trainer.callback_metrics}
+        rate = trainer.callback_metrics.get("train/images_per_second")
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            **logged,
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            **({} if rate is None else {"images_per_second": float(rate)}),
+        }
+        best = max((earlier.get("val/accuracy", 0.0) for earlier in self.rows), default=-1.0)
+        self.rows.append(row)
+        self.write()
+        self.show(epoch_line(row, int(trainer.max_epochs or 0), row.get("val/accuracy", -1.0) > best), trainer)
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "train/images_per_second")
-        values = ((name, trainer.callback_metrics.get(name)) for name in names)
-        line = "  ".join(f"{name} {value:.4g}" for name, value in values if value is not None)
+    def write(self) -> None:
+        if self.history:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_text(self.history, text.getvalue())
+
+    @rank_zero_only
+    def show(self, line: str, trainer: L.Trainer) -> None:
+        """Print above the progress bar, if there is one."""
         with suppress(BrokenPipeError):  # a Ctrl-C may end the reader of a pipe before the epoch is saved
-            title = trainer.datamodule.source.title
-            print(f"{title} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
+            if trainer.progress_bar_callback:
+                trainer.progress_bar_callback.print(line)
+            else:
+                print(line, flush=True)
 
 
 class Predictions(Callback):
@@ -192,3 +320,88 @@ class Predictions(Callback):
         probs = logits.softmax(dim=1).float().cpu().numpy()
         with atomic_write(self.path) as file:
             np.savez(file, probs=probs, labels=labels.cpu().numpy(), dataset=trainer.datamodule.source.name)
+
+
+def check_loggers(options: TrainOptions) -> None:
+    """Raise UserError if a logger that the options name is not installed."""
+    for name in {"wandb", "mlflow"}.intersection(options.logger.split(",")):
+        require([name], f"--logger {name}", name)
+
+
+@contextmanager
+def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -> Iterator[list[Logger]]:
+    """The loggers of a run, to resume after `steps`; `csv` is no logger, but the callback `EpochLines`.
+
+    Raises UserError if one of them can't log.
+    """
+    loggers: list[Logger] = []
+    names = options.logger.split(",")
+    if "tensorboard" in names:
+        # torch can't trace a compiled model.
+        graph = not steps and not options.compile
+        loggers.append(
+            TensorBoardLogger(
+                run.parent, name="", version=run.name, log_graph=graph, default_hp_metric=False, purge_step=steps
+            )
+        )
+    # Other ranks may run on machines that have no run folder.
+    if "wandb" in names and rank_zero:
+        loggers.append(wandb_logger(run))
+    if "mlflow" in names and rank_zero:
+        loggers.append(mlflow_logger(run))
+    try:
+        yield loggers
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                # Lightning leaves the run open, and the next training of this process would log into it.
+                logger.experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def wandb_logger(run: Path) -> WandbLogger:
+    """A resumed run continues its W&B run."""
+    import wandb
+
+    logger = WandbLogger(project=PROJECT, name=run.name, save_dir=str(run), id=read_ids(run).get("wandb"))
+    try:
+        write_id(run, "wandb", logger.experiment.id)
+    except wandb.errors.Error as error:
+        raise UserError(f"cannot log to W&B: {error} (run wandb login, or set WANDB_MODE=offline)") from error
+    return logger
+
+
+def mlflow_logger(run: Path) -> MLFlowLogger:
+    """At MLFLOW_TRACKING_URI, or else in a SQLite database beside the runs. A resumed run continues its MLflow run."""
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # lists the tables that it makes
+    folder = run.parent.resolve()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "mlflow").as_uri()
+    try:
+        logger = OwnMLFlowLogger(
+            PROJECT, run.name, uri, artifact_location=artifacts, run_id=read_ids(run).get("mlflow")
+        )
+        write_id(run, "mlflow", logger.run_id)
+    except mlflow.MlflowException as error:
+        raise UserError(f"cannot log to MLflow at {uri}: {error} (check MLFLOW_TRACKING_URI)") from error
+    return logger
+
+
+class OwnMLFlowLogger(MLFlowLogger):
+    """Lightning's MLFlowLogger; a resumed run keeps the hyperparameters it began with, which MLflow can't replace."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
+        known = self.experiment.get_run(self.run_id).data.params
+        super().log_hyperparams({name: value for name, value in params.items() if name not in known})
+
+
+def read_ids(run: Path) -> dict[str, str]:
+    """The ids of the run in W&B and MLflow, by logger."""
+    path = run / LOGGERS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_id(run: Path, logger: str, identity: str) -> None:
+    write_text(run / LOGGERS, json.dumps({**read_ids(run), logger: identity}) + "\n")

@@ -31,6 +31,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from fmnist_lightning.cli import command
 from fmnist_lightning.errors import SIGNALS, UserError
 
 T = TypeVar("T")
@@ -69,12 +70,15 @@ def resolve_devices(
     asked = f"--accelerator {accelerator} --devices {devices} --num_nodes {num_nodes} --precision {precision}"
     environment = cluster_environment()
     plugins: list[Any] = [environment] if environment else []
-    chosen: Any = "32-true" if precision == "auto" else precision
+    # On a CPU, Lightning would take bf16-mixed for 16-mixed, and warn; it is refused below.
+    chosen: Any = "32-true" if precision in ("auto", "16-mixed") else precision
     where: Any = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
     try:
         fabric = L.Fabric(**where, strategy=strategy, precision=chosen, plugins=plugins)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"cannot use {asked}: {error} (use --accelerator auto)") from error
+    if precision == "16-mixed" and fabric.device.type == "cpu":
+        raise UserError(f"cannot use {asked}: on CPUs, Lightning does not train in float16 (use bf16-mixed)")
     processes = getattr(fabric.strategy, "num_processes", 1)
     if environment and environment.world_size() != processes * num_nodes:
         started = f"torchrun or srun started {environment.world_size()} processes"
@@ -163,7 +167,7 @@ def launch(processes: int, *, hint: str = "", extra: Sequence[str] = ()) -> None
     SystemExit with 130 or 143 after Ctrl-C or SIGTERM, which the ranks receive too.
     """
     if not hasattr(sys.modules["__main__"], "__file__"):
-        raise UserError("cannot start processes from a notebook: each runs a script (use scripts/train.py)")
+        raise UserError(f"cannot start processes from a notebook: each runs a script (use {command('train')})")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     logging.disable(logging.ERROR)  # the agent would log the error raised below

@@ -9,7 +9,9 @@ from typing import Any
 
 import lightning as L
 
-from fmnist_lightning.data.datamodule import SPLIT_SEED, FashionMNISTDataModule
+from fmnist_lightning.data.datamodule import FashionMNISTDataModule
+from fmnist_lightning.data.sets import recorded_info
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.metrics import METRIC_NAMES, Outputs, wilson_interval
 from fmnist_lightning.models.tta import MirrorAveraged, warn_if_trained_without_flip
@@ -60,9 +62,13 @@ def evaluate(options: TestOptions) -> None:
             enable_progress_bar=False,
             callbacks=[Predictions(run / PREDICTIONS), OwnSignals()],
         )
-        datamodule = FashionMNISTDataModule(**values_of(trained, DataOptions))
+        try:
+            datamodule = FashionMNISTDataModule(**values_of(trained, DataOptions))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         module = build_classifier(replace(trained, precision=devices.precision), datamodule.source)
         run_test_loop(trainer, module, datamodule, run, options.ckpt, tta=options.tta)
+        print(f"\nwritten: {run}\nreport: {run / REPORT}", flush=True)
 
 
 def run_test_loop(
@@ -73,16 +79,19 @@ def run_test_loop(
     ckpt: str | None = None,
     *,
     tta: bool = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Test a checkpoint's weights on the full test set: metrics.json, table, report, all written by rank 0.
 
+    Returns the content of metrics.json on rank 0, None on the others.
+
     The trainer has a `Predictions` callback, which writes predictions.npz. `ckpt` is as `find_checkpoint` takes it.
-    Waits while another test of the run is in progress. Raises UserError if the checkpoint is damaged or belongs to
-    another model.
+    Waits while another test of the run is in progress. Raises UserError if the checkpoint is damaged, or belongs to
+    another model or to data of other classes or another image shape.
     """
     with lock_test(run) if trainer.is_global_zero else contextlib.nullcontext():
         # Rank 0 alone reads: its machine may be the only one that has the run folder.
         checkpoint, content = broadcast(trainer.strategy, lambda: open_test(run, ckpt))
+        check_same_data(content, checkpoint, datamodule.source)
         load_weights(module, content, checkpoint)
         trained = training_record(content, checkpoint)
         if tta:
@@ -91,14 +100,14 @@ def run_test_loop(
         test = datamodule.splits["test"]
         check_counted_once(module.test_metrics.outputs, len(test.labels))
         if not trainer.is_global_zero:
-            return
+            return None
         if tta:
             warn_if_trained_without_flip(read_options(run).flip)
         metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, values) | {"tta": tta}
         write_metrics(run, metrics)
-        print(f"\n{result_text(metrics)}\nwritten: {run}", flush=True)
-        # Last: what goes wrong in it costs neither metrics nor predictions.
-        print(f"report: {write_report(run, test.images)}", flush=True)
+        print(f"\n{result_text(metrics)}", flush=True)
+        write_report(run, test.images)  # last: what goes wrong in it costs neither metrics nor predictions
+        return metrics
 
 
 def open_test(run: Path, ckpt: str | None) -> tuple[Path, dict[str, Any]]:
@@ -108,6 +117,23 @@ def open_test(run: Path, ckpt: str | None) -> tuple[Path, dict[str, Any]]:
     remove_staged(run / REPORT_PICTURES)
     checkpoint = find_checkpoint(run, ckpt)
     return checkpoint, read_checkpoint(checkpoint)
+
+
+def check_same_data(content: dict[str, Any], checkpoint: Path, source: DataInfo) -> None:
+    """Raise UserError if the checkpoint was trained on other data than `source`; older ones don't say."""
+    if "data" not in content:
+        return
+    try:
+        trained = recorded_info(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"cannot use {checkpoint}: it lacks a record of its data ({error!r})") from error
+    for what in ("name", "classes", "image_shape"):
+        before, here = getattr(trained, what), getattr(source, what)
+        if before != here:
+            raise UserError(
+                f"cannot test {checkpoint} on {source.title}: its {what.replace('_', ' ')} is {here}, and the training "
+                f"had {before} (name the training's data with --data_dir)"
+            )
 
 
 def check_counted_once(outputs: Outputs, count: int) -> None:
@@ -149,7 +175,7 @@ def test_record(
         "training_seconds": trained.seconds,
         "epochs": trained.epochs,
         "batch_size": trained.batch_size,
-        "validation": {"fraction": datamodule.val_fraction, "seed": SPLIT_SEED},
+        "validation": datamodule.split_record,
         "model": module.hparams["model"],
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         **({"teacher": trained.teacher} if trained.teacher else {}),

@@ -15,7 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, distributed
 
-from fmnist_lightning.cli import is_rank_zero
+from fmnist_lightning.cli import command, is_rank_zero
 from fmnist_lightning.data.batches import mixed_seed
 from fmnist_lightning.errors import SIGNALS, Interrupted, UserError
 from fmnist_lightning.runs.checkpoints import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
@@ -51,7 +51,7 @@ def open_run(run: Path, checkpoint: Path | None, options: TrainOptions, module: 
     if checkpoint:
         check_same_run(run, options)
         checkpoint = existing_checkpoint(run, checkpoint)
-        steps = check_checkpoint(run, checkpoint, module, options.max_epochs) if checkpoint else 0
+        steps = check_checkpoint(run, checkpoint, module, options) if checkpoint else 0
         (run / HPARAMS).unlink(missing_ok=True)  # the logger never replaces an existing one
         remove_staged(run, CONFIG)  # the other files are the test's, which may be running
         remove_staged(run / CHECKPOINTS)
@@ -72,7 +72,7 @@ def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
     return newest or checkpoint
 
 
-def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs: int) -> int:
+def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, options: TrainOptions) -> int:
     """The number of steps before a checkpoint; loads its weights into `module`.
 
     Raises UserError if the run can't resume from it. If it is damaged, the message names the newest readable one.
@@ -85,18 +85,24 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, max_epochs
         hint = f"the newest readable one: {resume_command(other)}" if other else "no other checkpoint is readable"
         raise UserError(f"{error}; {hint}") from error
     if content.get("format") != FORMAT:
-        raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with scripts/test.py)")
+        raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with {command('test')})")
     if not content.get("optimizer_states"):  # Lightning would silently start with a new one
         raise UserError(f"cannot resume from {checkpoint}: it has no optimizer state (name another checkpoint)")
-    begun = content["epoch"] + 1
-    if max_epochs < begun:
-        raise UserError(f"cannot resume {checkpoint} to --max_epochs {max_epochs}: it has begun {begun} (give more)")
+    begun, steps = content["epoch"] + 1, int(content["global_step"])
+    if options.max_epochs < begun:
+        raise UserError(
+            f"cannot resume {checkpoint} to --max_epochs {options.max_epochs}: it has begun {begun} (give more)"
+        )
+    if options.max_steps and options.max_steps < steps:
+        raise UserError(
+            f"cannot resume {checkpoint} to --max_steps {options.max_steps}: it has done {steps} (give more)"
+        )
     load_weights(module, content, checkpoint)
     before, now = content.get("teacher"), module.teacher.identity if module.teacher else None
     if before != now:
         wanted, found = describe_teacher(before), describe_teacher(now)
         raise UserError(f"cannot resume {run} with the teacher {found}: it began with {wanted} (give that one)")
-    return int(content["global_step"])
+    return steps
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -118,8 +124,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(errno.EIO, str(error).partition("\n")[0], str(path)) from error
 
 
+def stops_within_epoch(trainer: L.Trainer) -> bool:
+    """Whether --max_steps ends the training in the middle of an epoch, which is neither validated nor complete."""
+    return trainer.global_step == trainer.max_steps and not trainer.is_last_batch
+
+
+class StepLimit(Callback):
+    """Hides the Trainer's max_steps from Lightning while it restores a checkpoint.
+
+    With max_steps, Lightning 2.6 takes an epoch that was complete for one to be repeated, and then skips the next one.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.max_steps = trainer.max_steps
+        trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self.max_steps
+
+
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which would forget the best score if the run folder was moved."""
+    """Lightning's ModelCheckpoint, which would forget the best score if the run folder was moved.
+
+    It saves complete epochs alone. `SaveInEpochs` saves a training that --max_steps ends, so that it can be resumed.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not stops_within_epoch(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
@@ -134,6 +166,10 @@ class Patience(EarlyStopping):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not stops_within_epoch(trainer):  # there are no new metrics
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class RandomState(Callback):
@@ -224,9 +260,10 @@ class OwnSignals(Callback):
 
 
 class SaveInEpochs(OwnSignals):
-    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, and at Ctrl-C or SIGTERM before it stops.
+    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, at --max_steps, and before Ctrl-C or SIGTERM
+    stops the training.
 
-    All ranks save after the same step, or stop after validation, whichever received the signal, and raise Interrupted.
+    It saves only after a batch that ended an optimizer step: a checkpoint holds no accumulated gradients. All ranks save after the same step, or stop after validation, whichever received the signal, and raise Interrupted.
     Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM. A second signal ends the program at once,
     except SIGTERM to one of several ranks: if the system signals all of them, torch's agent passes its own on.
 
@@ -267,10 +304,12 @@ class SaveInEpochs(OwnSignals):
         return int(shared)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if trainer.is_last_batch:  # validation and the epoch's own checkpoint follow
+        batches = args[2] + 1
+        # After the last batch, validation and the epoch's own checkpoint follow.
+        if trainer.is_last_batch or batches % trainer.accumulate_grad_batches:
             return
-        due = int(time.monotonic() - self.saved >= self.seconds)  # 1 is less than any of the signals
-        if reason := self.largest(self.received or due):
+        due = time.monotonic() - self.saved >= self.seconds or stops_within_epoch(trainer)
+        if reason := self.largest(self.received or int(due)):  # 1 is less than any of the signals
             trainer.save_checkpoint(self.last, weights_only=False)
             self.saved = time.monotonic()
             if reason in SIGNALS:

@@ -1,21 +1,22 @@
 """Train a model: from options to a run folder."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+import torch
+from lightning.pytorch.callbacks import Callback, Timer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import resolve_dataset
 from fmnist_lightning.data.source import DataError
 from fmnist_lightning.errors import UserError, advising
-from fmnist_lightning.report.console import filter_library_output
+from fmnist_lightning.report.console import filter_library_output, summary_text
 from fmnist_lightning.runs.folders import explain_write_errors, lock_run, resume_command, testing_command
 from fmnist_lightning.runs.options import (
     AugmentationOptions,
@@ -25,12 +26,27 @@ from fmnist_lightning.runs.options import (
     as_yaml,
     values_of,
 )
-from fmnist_lightning.training.callbacks import NoProfiler, display_callbacks, in_terminal, run_callbacks
+from fmnist_lightning.training.callbacks import (
+    EpochLines,
+    NoProfiler,
+    check_loggers,
+    display_callbacks,
+    has_bar,
+    run_callbacks,
+    run_loggers,
+)
 from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
 from fmnist_lightning.training.evaluate import run_test_loop
-from fmnist_lightning.training.module import Classifier, build_classifier
+from fmnist_lightning.training.module import Classifier, Loss, build_classifier
 from fmnist_lightning.training.resume import AtomicCheckpointIO, OwnSignals, find_or_make_run, open_run
+
+
+class TrainResult(NamedTuple):
+    """What a training made."""
+
+    run: Path | None  # the run folder; None after --fast_dev_run
+    metrics: dict[str, Any] | None  # the content of metrics.json; None without a test, and on ranks other than 0
 
 
 def train(
@@ -38,70 +54,119 @@ def train(
     *,
     datamodule: FashionMNISTDataModule | None = None,
     callbacks: Sequence[Callback] = (),
-) -> None:
-    """Train, and test a checkpoint if the options say so.
+    loss: Loss | None = None,
+) -> TrainResult | None:
+    """Train, and test a checkpoint if the options say so. Returns None in a process that only launched others.
 
-    `datamodule` replaces the one that the options describe. Raises UserError if options and data don't fit, or the loss
-    is no longer finite; Interrupted after a signal.
+    `datamodule` replaces the one that the options describe, `loss` the cross-entropy; `callbacks` are added. Raises
+    UserError if options and data don't fit, or the loss is no longer finite; Interrupted after a signal.
     """
-    if options.val_fraction == 0 and (options.ckpt == "best" or options.patience):
-        raise UserError(
-            "cannot use --ckpt best or --patience with --val_fraction 0: they need validation (use --ckpt last)"
-        )
     filter_library_output()
+    check_loggers(options)
     devices = resolve_devices(**values_of(options, DeviceOptions))
     if devices.to_launch:
         # The path of the run to resume: a moment later, another run may be the last one.
         extra = [f"--resume={options.resume}"] if options.resume else []
         launch(devices.to_launch, hint="--resume continues from the last checkpoint", extra=extra)
-        return
+        return None
     with process_group(devices.fabric):
-        train_here(replace(options, precision=devices.precision), devices, datamodule, callbacks)
+        return train_here(replace(options, precision=devices.precision), devices, datamodule, callbacks, loss)
 
 
 def train_here(
-    options: TrainOptions, devices: Devices, datamodule: FashionMNISTDataModule | None, callbacks: Sequence[Callback]
-) -> None:
+    options: TrainOptions,
+    devices: Devices,
+    datamodule: FashionMNISTDataModule | None,
+    callbacks: Sequence[Callback],
+    loss: Loss | None,
+) -> TrainResult:
     """Train in this process, which has joined the others if there are several."""
     options, datamodule = prepare_data(options, devices.fabric, datamodule)
+    check_length(options, datamodule)
+    if options.compile:
+        check_compiler(devices.fabric.device)
     options, teacher = prepare_teacher(options, devices.fabric)
     L.seed_everything(options.seed, verbose=False)
-    module = build_classifier(options, datamodule.source)
+    module = build_classifier(options, datamodule.source, datamodule.splits["train"].labels, loss)
     module.teacher = teacher
-    arguments = trainer_arguments(options, devices, module)
+    arguments = trainer_arguments(options, devices, module, datamodule)
     if not options.fast_dev_run:
-        recorded_run(options, devices.fabric, arguments, module, datamodule, callbacks)
-        return
+        return recorded_run(options, devices.fabric, arguments, module, datamodule, callbacks)
     callbacks = [*display_callbacks(), OwnSignals(), *callbacks]
     trainer = L.Trainer(**arguments, callbacks=callbacks, fast_dev_run=True)
-    if not options.val_fraction:
+    if not datamodule.validates:
         trainer.limit_val_batches = 0  # fast_dev_run sets it to 1
     trainer.fit(module, datamodule)
     if options.test:
         trainer.test(module, datamodule, verbose=False)
     print("smoke run passed; no run folder was made")
+    return TrainResult(None, None)
 
 
 def prepare_data(
     options: TrainOptions, fabric: L.Fabric, datamodule: FashionMNISTDataModule | None = None
 ) -> tuple[TrainOptions, FashionMNISTDataModule]:
-    """The options with their data set resolved, and its training images, fetched by one process of each machine."""
+    """The options with their data set resolved, and its training images, fetched by one process of each machine.
+
+    Raises UserError if the data can't be had or does not suit the options.
+    """
     if datamodule is None:
         dataset = broadcast(fabric, lambda: resolve_dataset(options.dataset, Path(options.data_dir)))
         options = replace(options, dataset=cast(Any, dataset))
         arguments = values_of(options, DataOptions) | values_of(options, AugmentationOptions)
-        datamodule = FashionMNISTDataModule(**arguments)
+        try:
+            datamodule = FashionMNISTDataModule(**arguments)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    if not datamodule.validates and (options.ckpt == "best" or options.patience):
+        raise UserError(
+            "cannot use --ckpt best or --patience with --val_fraction 0: they need validation (use --ckpt last)"
+        )
     try:
         with fabric.rank_zero_first(local=True):
             datamodule.prepare_data()
     except DataError as error:
-        raise DataError(f"{error} Or use the drawn stand-in with --dataset drawn.") from error
+        hint = " Or use the drawn stand-in with --dataset drawn." if options.dataset == "fashion_mnist" else ""
+        raise DataError(f"{error}{hint}") from error
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)
     return options, datamodule
 
 
-def trainer_arguments(options: TrainOptions, devices: Devices, module: Classifier) -> dict[str, Any]:
+def check_length(options: TrainOptions, datamodule: FashionMNISTDataModule) -> None:
+    """Raise UserError if a limit leaves no batch, or the checkpoint that is tested would never be made."""
+    batches = {"train": len(datamodule.train_dataloader())}
+    if datamodule.validates:
+        batches["val"] = len(cast(Any, datamodule.val_dataloader()))
+    for name, count in batches.items():
+        limit = getattr(options, f"limit_{name}_batches")
+        batches[name] = min(count, limit) if isinstance(limit, int) else int(count * limit)
+        if batches[name] < 1:
+            raise UserError(
+                f"cannot use --limit_{name}_batches {limit}: it leaves none of {count} batches (use a number of batches)"
+            )
+    steps = math.ceil(batches["train"] / options.accumulate_grad_batches)
+    if options.test and options.ckpt == "best" and options.max_steps and options.max_steps < steps:
+        raise UserError(
+            f"cannot test the best checkpoint with --max_steps {options.max_steps}: the first validation follows step "
+            f"{steps} (use --ckpt last)"
+        )
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError if torch can't compile for `device`. Otherwise the first step would fail, in a run folder."""
+    try:
+        torch.compile(torch.add)(torch.ones(2, device=device), 1)
+    except RuntimeError as error:  # of which torch derives its compilers' errors
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot compile the model: {reason} (install a C++ compiler, or leave out --compile)"
+        ) from error
+
+
+def trainer_arguments(
+    options: TrainOptions, devices: Devices, module: Classifier, datamodule: FashionMNISTDataModule
+) -> dict[str, Any]:
     """The Trainer's arguments that do not depend on the run folder.
 
     Raises UserError if the model's batch norm would see each process's shard of a batch alone.
@@ -112,16 +177,23 @@ def trainer_arguments(options: TrainOptions, devices: Devices, module: Classifie
             f"cannot train --model {options.model} in {processes} processes on CPUs: torch synchronizes batch norm on "
             "GPUs alone (use --devices 1, or --model seed)"
         )
+    limits = {"limit_train_batches": options.limit_train_batches}
+    limits["limit_val_batches"] = options.limit_val_batches if datamodule.validates else 0
     return {
         **devices.trainer,
         "plugins": [*devices.trainer["plugins"], AtomicCheckpointIO()],
         "max_epochs": options.max_epochs,
+        "max_steps": options.max_steps or -1,
+        # Lightning announces 1.0, too.
+        **{name: limit for name, limit in limits.items() if limit != 1 or isinstance(limit, int)},
+        "accumulate_grad_batches": options.accumulate_grad_batches,
+        "gradient_clip_val": options.gradient_clip_val,
         "sync_batchnorm": processes > 1 and not on_cpu,
-        "enable_progress_bar": in_terminal(),
+        "enable_progress_bar": has_bar(),
         "enable_model_summary": False,  # `display_callbacks` has one
+        "enable_autolog_hparams": False,  # `recorded_run` logs the options; MLflow refuses other values for their names
         "log_every_n_steps": 1,  # the module logs once an epoch
         "profiler": NoProfiler(),
-        **({} if options.val_fraction else {"limit_val_batches": 0}),
     }
 
 
@@ -132,7 +204,7 @@ def recorded_run(
     module: Classifier,
     datamodule: FashionMNISTDataModule,
     callbacks: Sequence[Callback],
-) -> None:
+) -> TrainResult:
     """Train and test in a run folder, a new one or the one to resume.
 
     It is made only now that options and data are known to fit, so that a mistake leaves no empty folder.
@@ -142,14 +214,24 @@ def recorded_run(
     command = resume_command(run)
     with explain_write_errors(run, command), lock, advising(f"to resume: {command}"):
         checkpoint, steps = broadcast(fabric, lambda: open_run(run, checkpoint, options, module))
-        logger = TensorBoardLogger(
-            run.parent, name="", version=run.name, log_graph=not steps, default_hp_metric=False, purge_step=steps
-        )
-        callbacks = [*run_callbacks(run, options, fabric.device), *callbacks]
-        trainer = L.Trainer(**arguments, logger=logger, callbacks=callbacks)
-        print(f"run folder: {run}", flush=True)
-        logger.log_hyperparams(as_yaml(options))
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        if options.test:
-            with advising(f"the training is complete; to test it: {testing_command(run)}"):
-                run_test_loop(trainer, module, datamodule, run, options.ckpt)
+        with run_loggers(run, options, steps, fabric.is_global_zero) as loggers:
+            callbacks = [*run_callbacks(run, options, fabric.device, datamodule.validates), *callbacks]
+            trainer = L.Trainer(**arguments, logger=loggers, callbacks=callbacks)
+            print(f"run folder: {run}", flush=True)
+            for logger in loggers:
+                logger.log_hyperparams(as_yaml(options) | dict(datamodule.hparams))
+            trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+            metrics = None
+            if options.test:
+                with advising(f"the training is complete; to test it: {testing_command(run)}"):
+                    metrics = run_test_loop(trainer, module, datamodule, run, options.ckpt)
+            if trainer.is_global_zero:
+                print_summary(trainer, run, options, metrics)
+            return TrainResult(run, metrics)
+
+
+def print_summary(trainer: Any, run: Path, options: TrainOptions, metrics: dict[str, Any] | None) -> None:
+    [lines] = [one for one in trainer.callbacks if isinstance(one, EpochLines)]
+    [timer] = [one for one in trainer.callbacks if isinstance(one, Timer)]
+    title, minutes = trainer.datamodule.source.title, timer.time_elapsed("train") / 60
+    print(f"\n{summary_text(run, options, title, lines.rows, trainer.global_step, minutes, metrics)}", flush=True)

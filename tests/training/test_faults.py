@@ -20,6 +20,7 @@ from conftest import Program, metrics_of, small_run, steps_of_saves
 from filelock import FileLock
 from several import CONTEXT
 
+from fmnist_lightning.cli import command
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import files
@@ -43,13 +44,13 @@ def test_failed_write_names_file_and_command(program: Program, trained: Path, mo
     before = last.read_bytes()
     for module in (resume, callbacks):
         monkeypatch.setattr(module, "atomic_write", refused)
-    for command, words, file, hint in (
-        (train, ["--max_epochs", 2, "--resume"], "checkpoints", "train.py --resume"),
-        (evaluate, ["--run"], PREDICTIONS, "test.py --run"),
+    for function, words, file, name, option in (
+        (train, ["--max_epochs", 2], "checkpoints", "train", "--resume"),
+        (evaluate, [], PREDICTIONS, "test", "--run"),
     ):
-        status, output = program(command, *words, trained)
+        status, output = program(function, *words, option, trained)
         assert (status, f"cannot write {trained / file}" in output) == (1, True), output
-        assert f"python scripts/{hint} {trained}" in output
+        assert f"{command(name)} {option} {trained}" in output
     assert last.read_bytes() == before
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import SMALL, Program
 from several import start_rank, torchrun_environment, wait_for
 
+from fmnist_lightning.cli import command
 from fmnist_lightning.data import datamodule
 from fmnist_lightning.errors import SIGNALS
 from fmnist_lightning.runs.checkpoints import read_checkpoint
@@ -26,7 +27,7 @@ def test_sigterm_saves_and_prints_the_resume_command(tmp_path: Path) -> None:
     process.terminate()
     process.join(60)
     assert process.exitcode == 143, output.read_text()
-    assert f"python scripts/train.py --resume {run}\n" in output.read_text()
+    assert f"{command('train')} --resume {run}\n" in output.read_text()
     assert "Traceback" not in output.read_text()
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     [state] = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
@@ -48,7 +49,7 @@ def test_signal_in_the_test_loop_prints_the_test_command(
     """The training is complete and saved."""
     monkeypatch.setattr(Predictions, "on_test_batch_end", lambda *_: signal.raise_signal(signal.SIGTERM))
     status, output = program(train, "--resume", trained, "--test", "true")
-    assert (status, f"python scripts/test.py --run {trained}" in output) == (143, True)
+    assert (status, f"{command('test')} --run {trained}" in output) == (143, True)
 
 
 @pytest.mark.parametrize(("environment", "after_sigterm"), [({}, signal.SIG_DFL), (TORCHRUN, signal.SIG_IGN)])

@@ -1,5 +1,6 @@
 """A run that is stopped or killed and then resumed ends like an undisturbed one."""
 
+import csv
 import functools
 import os
 import signal
@@ -15,16 +16,18 @@ import torch
 from conftest import SMALL, Program, metrics_of, shared_run, small_run, steps_of_saves
 from several import start_rank
 
+from fmnist_lightning.cli import command
 from fmnist_lightning.data.batches import Batch
+from fmnist_lightning.data.sets.drawn import DRAWN
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.checkpoints import FORMAT, read_checkpoint, training_record
 from fmnist_lightning.runs.files import STAGED
 from fmnist_lightning.runs.folders import find_resumed, numbered_runs
-from fmnist_lightning.runs.options import read_options
+from fmnist_lightning.runs.options import TrainOptions, read_options
 from fmnist_lightning.training import callbacks
 from fmnist_lightning.training.callbacks import Provenance
 from fmnist_lightning.training.module import Classifier
-from fmnist_lightning.training.resume import RandomState, check_checkpoint, open_run
+from fmnist_lightning.training.resume import RandomState, StepLimit, check_checkpoint, open_run
 from fmnist_lightning.training.train import train
 from tools.torture import result
 
@@ -62,8 +65,20 @@ def interrupted(program: Program, stage: str, steps: int, *arguments: object) ->
         at_step(functools.partial(signal.raise_signal, signal.SIGINT), stage, steps)
         status, output = program(train, *arguments)
     assert status == 130, output
-    assert "python scripts/train.py --resume " in output
+    assert f"{command('train')} --resume " in output
     return output
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without what the clock says."""
+    with (run / "metrics.csv").open() as file:
+        return [{name: row[name] for name in row if name != "images_per_second"} for row in csv.DictReader(file)]
+
+
+def resumed(program: Program, *arguments: object) -> Path:
+    status, output = program(train, "--resume", *arguments)
+    assert status == 0, output
+    return Path(str(arguments[0]))
 
 
 def test_resumed_run_ends_like_an_undisturbed_one(
@@ -83,6 +98,119 @@ def test_resumed_run_ends_like_an_undisturbed_one(
     assert status == 0, output
     assert result(run) == undisturbed
     assert list(numbered_runs(tmp_path)) == [0]
+    assert [(row["epoch"], row["step"]) for row in history(run)] == [("1", "11"), ("2", "22"), ("3", "33")]
+
+
+# Options of the loop, the module and the loss that a stop could disturb. The first number is that of the batch, counted
+# from the first epoch's on, in which a training is stopped, and the second of the steps that are then done.
+STOPS = {
+    "accumulated": (
+        ("--accumulate_grad_batches", 4, "--optimizer", "sgd", "--lr", 0.05, "--schedule", "cosine"),
+        [(5, 2), (10, 3), (13, 4)],
+    ),
+    "clipped": (
+        ("--gradient_clip_val", 0.1, "--optimizer", "adamw", "--weight_decay", 0.1, "--schedule", "one_cycle"),
+        [(4, 5), (10, 11), (12, 13)],
+    ),
+    "limited": (
+        ("--limit_train_batches", 5, "--limit_val_batches", 0.5, "--optimizer", "sgd", "--mixup", 0.5),
+        [(1, 2), (4, 5), (7, 8)],
+    ),
+    "weighted": (
+        ("--class_weights", "balanced", "--limit_train_batches", 0.6, "--accumulate_grad_batches", 2),
+        [(2, 2), (5, 3), (6, 4)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "stops"), STOPS.values(), ids=STOPS)
+def test_resume_is_exact_with_options_of_the_loop(
+    program: Program, tmp_path: Path, options: tuple[object, ...], stops: list[tuple[int, int]]
+) -> None:
+    """After stops in the middle of an epoch, between accumulated batches, and at its end."""
+    whole, _ = small_run(program, tmp_path / "whole", *options)
+    run, arguments = tmp_path / "stopped" / "version_0", [*SMALL, *options, "--log_dir", tmp_path / "stopped"]
+    for batch, steps in stops:
+        interrupted_in_batch(program, batch, *arguments)
+        assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == steps
+        arguments = ["--resume", run]
+    resumed(program, run)
+    assert result(run) == result(whole)
+    assert history(run) == history(whole)
+
+
+def interrupted_in_batch(program: Program, number: int, *arguments: object) -> None:
+    """Train, with a Ctrl-C in the batch `number`, counted from the first one of the first epoch."""
+    training_step = Classifier.training_step
+
+    def stopping(self: Classifier, batch: Batch, batch_idx: int) -> Any:
+        trainer: Any = self.trainer
+        if trainer.current_epoch * trainer.num_training_batches + batch_idx == number:
+            signal.raise_signal(signal.SIGINT)
+        return training_step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", stopping)
+        status, output = program(train, *arguments)
+    assert status == 130, output
+
+
+def test_resume_is_exact_with_a_compiled_model(program: Program, tmp_path: Path) -> None:
+    """From the end of an epoch and its middle. The names in the state stay those of a model that is not compiled."""
+    options = ("--compile", "true", "--precision", "32-true", "--limit_val_batches", 1)
+    whole, _ = small_run(program, tmp_path / "whole", *options)
+    arguments = [*SMALL, *options, "--log_dir", tmp_path / "stopped"]
+    torch._dynamo.reset()  # as in a new process
+    interrupted_in_batch(program, 12, *arguments)
+    torch._dynamo.reset()
+    run = resumed(program, tmp_path / "stopped" / "version_0")
+    assert result(run) == result(whole)
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"].keys() == Classifier().state_dict().keys()
+
+
+LONGER = ("--max_epochs", 9, "--ckpt", "last", "--optimizer", "sgd", "--flip", "true")
+
+
+@pytest.fixture(scope="module")
+def of_25_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_run(tmp_path_factory.mktemp("steps"), *LONGER, "--max_steps", 25)
+
+
+def test_max_steps_can_be_raised(program: Program, tmp_path: Path, of_25_steps: Path) -> None:
+    """The ends: in the first epoch, at its end, in the middle of the second and third one."""
+    _, output = small_run(program, tmp_path, *LONGER, "--max_steps", 5)
+    run = tmp_path / "version_0"
+    assert "0 epochs, and a part of the next up to --max_steps 5," in output
+    assert (metrics_of(run)["checkpoint"], metrics_of(run)["epochs"], history(run)) == ("last", 0, [])
+    for steps in (11, 14, 25):
+        resumed(program, run, "--max_steps", steps)
+        assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == steps
+        assert len(history(run)) == steps // STEPS
+    mine, other = result(run), result(of_25_steps)
+    for kept in (mine, other):
+        kept.pop("curves")  # TensorBoard also has the loss at each end
+    assert mine == other
+    assert history(run) == history(of_25_steps)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_lightning_alone_skips_an_epoch_after_max_steps(
+    program: Program, tmp_path: Path, of_25_steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of `StepLimit`."""
+    small_run(program, tmp_path, *LONGER, "--max_steps", 11)
+    for hook in ("on_fit_start", "on_train_start"):
+        monkeypatch.setattr(StepLimit, hook, lambda *_: None)
+    run = resumed(program, tmp_path / "version_0", "--max_steps", 25)
+    assert result(run)["tensors"] != result(of_25_steps)["tensors"]
+
+
+def test_patience_ignores_an_epoch_that_max_steps_cuts(program: Program, tmp_path: Path) -> None:
+    """Lightning's EarlyStopping raises without a new val/accuracy."""
+    small_run(program, tmp_path, *LONGER, "--max_steps", 3, "--patience", 1)
+    last = read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")
+    [patience] = [kept for name, kept in last["callbacks"].items() if "Patience" in name]
+    assert patience["wait_count"] == 0
 
 
 @pytest.mark.parametrize(
@@ -189,12 +317,14 @@ def test_early_stopped_run_stays_stopped_unless_patience_grows(program: Program,
 def test_provenance_records_where_earlier_parts_were_trained(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "environment", lambda _: {"device": "here"})
     here, other = ({"device": device, "processes": 1} for device in ("here", "elsewhere"))
-    trainer: Any = SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=None))
+    data = SimpleNamespace(source=DRAWN)
+    trainer: Any = SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=None), datamodule=data)
     callback, saved, module = Provenance(), {}, Classifier()
     callback.on_load_checkpoint(trainer, module, {"environment": other if elsewhere else here})
     callback.on_train_start(trainer, module)
     callback.on_save_checkpoint(trainer, module, saved)
-    assert saved == {"environment": here, "earlier_environments": [other] if elsewhere else []}
+    earlier = [other] if elsewhere else []
+    assert saved == {"data": DRAWN.as_plain(), "environment": here, "earlier_environments": earlier}
 
 
 def test_checkpoint_in_the_working_folder_is_found(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +351,9 @@ def test_run_does_not_resume_to_fewer_epochs(trained: Path) -> None:
     last = trained / "checkpoints" / "last.ckpt"
     torch.save({**read_checkpoint(last), "epoch": 1}, last)
     with pytest.raises(UserError, match="it has begun 2"):
-        check_checkpoint(trained, last, Classifier(), 1)
+        check_checkpoint(trained, last, Classifier(), TrainOptions(max_epochs=1))
+    with pytest.raises(UserError, match="it has done 11"):
+        check_checkpoint(trained, last, Classifier(), TrainOptions(max_steps=10))
 
 
 @pytest.mark.parametrize(
@@ -237,10 +369,10 @@ def test_run_does_not_resume_to_fewer_epochs(trained: Path) -> None:
 )
 def test_unfit_checkpoint_is_refused(trained: Path, changes: dict[str, Any], words: str) -> None:
     last = trained / "checkpoints" / "last.ckpt"
-    check_checkpoint(trained, last, Classifier(), 1)  # the negative control
+    check_checkpoint(trained, last, Classifier(), TrainOptions())  # the negative control
     torch.save({**read_checkpoint(last), **changes}, last)
     with pytest.raises(UserError, match=words):
-        check_checkpoint(trained, last, Classifier(), 1)
+        check_checkpoint(trained, last, Classifier(), TrainOptions())
 
 
 def test_damaged_checkpoint_names_the_newest_readable_one(program: Program, trained: Path) -> None:
@@ -250,7 +382,7 @@ def test_damaged_checkpoint_names_the_newest_readable_one(program: Program, trai
     status, output = program(train, "--resume", trained, "--max_epochs", 2)
     assert (status, (trained / "config.yaml").read_bytes()) == (1, before)
     assert str(last) in output
-    assert f"python scripts/train.py --resume {best}" in output
+    assert f"{command('train')} --resume {best}" in output
     status, output = program(train, "--resume", best, "--max_epochs", 2, "--test", "false")
     assert status == 0, output
     assert training_record(read_checkpoint(last), last).epochs == 2
