@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench results torture audit tensorboard notebook screenshots lock clean
+.PHONY: help train test lint format bench results schema torture audit tensorboard notebook screenshots lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine next
 
 results: $(VENV)/.ready ## Rebuild the tables of README and docs/ from the records
 	$(BIN)/python -m tools.results $(ARGS)
+
+schema: $(VENV)/.ready ## Rebuild recipes/schema.json from the options
+	$(BIN)/python -m tools.schema
 
 torture: $(VENV)/.ready ## Kill 100 trainings at random moments, resume them, and compare (ARGS="--runs 10" for fewer)
 	$(BIN)/python -m tools.torture $(ARGS)

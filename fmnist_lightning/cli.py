@@ -21,13 +21,13 @@ from textwrap import shorten
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import (
-    ActionConfigFile,  # type: ignore[attr-defined]  # public, but not in __all__
+from jsonargparse import (  # type: ignore[attr-defined]  # ActionConfigFile is public, but not in __all__
+    ActionConfigFile,
     ArgumentParser,
     DefaultHelpFormatter,
     set_parsing_settings,
 )
-from jsonargparse.typing import PositiveInt, restricted_number_type, restricted_string_type
+from jsonargparse.typing import PositiveInt, extend_base_type, restricted_number_type, restricted_string_type
 
 from fmnist_lightning import __version__
 from fmnist_lightning.errors import SIGNALS, Interrupted, UserError, raise_interrupted
@@ -51,6 +51,13 @@ Strategy = Literal["auto", "ddp"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 LOGGER = "tensorboard|csv|wandb|mlflow"
+
+
+def check_count(_type: type, value: Any) -> None:
+    """Refuse what is no integer above 0. PositiveInt would take a file's 1.0, all batches, for 1."""
+    if isinstance(value, (bool, float)) or int(value) < 1:
+        raise ValueError(f"{value} does not conform to a positive integer")
+
 
 if TYPE_CHECKING:
     PositiveFinite = float
@@ -79,7 +86,8 @@ else:
     MixupAlpha = restricted_number_type(
         "MixupAlpha", float, [("==", 0), (">=", 0.01)], join="or", docstring="0 or a number from 0.01"
     )
-    BatchLimit = PositiveInt | restricted_number_type(
+    BatchLimit = extend_base_type("BatchCount", int, check_count, docstring="a positive integer")
+    BatchLimit |= restricted_number_type(
         "PortionOfBatches", float, [(">", 0), ("<=", 1)], docstring="a fraction up to 1.0"
     )
     Loggers = restricted_string_type(

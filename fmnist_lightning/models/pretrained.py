@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.cli import LOG_DIR, command
 from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FILES, IMAGE_SIZE
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.nets import build_net
@@ -78,7 +78,7 @@ def from_file(path: Path) -> Pretrained:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         found = {name: card[name] for name in REQUIRED}
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        hint = "write it again with scripts/export.py --format safetensors"
+        hint = f"write it again: {command('export')} --format safetensors"
         raise UserError(f"cannot read {path} as safetensors with a card: {error!r} ({hint})") from error
     if (found["format"], found["classes"]) != (FORMAT, list(CLASSES)):
         raise UserError(

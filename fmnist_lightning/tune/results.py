@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
 from fmnist_lightning.data.sets import find_source
+from fmnist_lightning.cli import command
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark
@@ -48,7 +49,7 @@ def write_best(study: Study, plan: Plan) -> Path:
         raise UserError(f"cannot write {path}: the study has {trial_counts(study)} (change the space)") from error
     options = changed(plan.recipe, best.params, path)
     header = [
-        f"The best recipe of a search: python scripts/train.py --config {shlex.quote(str(path))}",
+        f"The best recipe of a search: {command('train')} --config {shlex.quote(str(path))}",
         f"{SCORE} {best.values[0]:.2%} with seed {options.seed}, on {find_source(options).title}: "
         f"trial {best.number} ({best.user_attrs[RUN]}) of {trial_counts(study)}.",
         "It was chosen on the validation split, so expect less of other seeds and images. The test set was not read.",
@@ -93,4 +94,4 @@ def write_results(study: Study, plan: Plan) -> None:
             plt.close()
     print(f"\n{trial_counts(study)}; the best: {SCORE} {study.best_value:.2%}")
     print(f"plots of the study: {folder}")
-    print(f"to train by the best recipe: python scripts/train.py --config {shlex.quote(str(best))}")
+    print(f"to train by the best recipe: {command('train')} --config {shlex.quote(str(best))}")
