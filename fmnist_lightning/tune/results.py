@@ -15,8 +15,8 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
-from fmnist_lightning.data.sets import find_source
 from fmnist_lightning.cli import command
+from fmnist_lightning.data.sets import find_source
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark
