@@ -5,57 +5,157 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import NOWHERE, Program, use_mirrors
+from conftest import NOWHERE, Program, own_signals, use_mirrors
 from docstring_parser import parse_from_object
 
-from fmnist_lightning import cli
-from fmnist_lightning.cli import parse, parse_values, with_flags_completed
+from fmnist_lightning import __main__, __version__, cli
+from fmnist_lightning.__main__ import COMMANDS
+from fmnist_lightning.cli import find_recipe, parse, parse_values, with_flags_completed
 from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs import options as all_options
+from fmnist_lightning.predict.predict import predict
 from fmnist_lightning.runs.folders import write_config
-from fmnist_lightning.runs.options import PredictOptions, TrainOptions, as_yaml
+from fmnist_lightning.runs.options import PredictOptions, TrainOptions, TuneOptions, as_yaml, read_recipe
 from fmnist_lightning.training.evaluate import evaluate
 from fmnist_lightning.training.train import train
 
 ROOT = Path(__file__).parent.parent
 DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
-SCRIPTS = {
-    "train": "TrainOptions",
-    "test": "TestOptions",
-    "predict": "PredictOptions",
-    "join": "JoinOptions",
-    "compare": "CompareOptions",
-    "export": "ExportOptions",
-    "tune": "TuneOptions",
-}
+
+
+def shown_by(program: list[object], *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    """What a program prints in another process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
+    words = [sys.executable, *map(str, program), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_scripts_are_the_commands() -> None:
-    assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == set(SCRIPTS)
+    scripts = {path.stem: path.read_text().splitlines() for path in (ROOT / "scripts").glob("*.py")}
+    assert set(scripts) == set(COMMANDS)
+    assert max(map(len, scripts.values())) <= 9
 
 
-@pytest.mark.parametrize(("script", "name"), SCRIPTS.items())
-def test_help_explains_every_option_without_torch(script: str, name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_option_without_torch(name: str) -> None:
     code = (
-        "import runpy, sys; sys.argv = ['x', '--help']\n"
-        "try: runpy.run_path(sys.argv.pop(0) and PATH, run_name='__main__')\n"
+        "import runpy, sys; sys.argv = [PATH, '--help']\n"
+        "try: runpy.run_path(PATH, run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
         "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
-    ).replace("sys.argv.pop(0) and PATH", repr(str(ROOT / "scripts" / f"{script}.py")))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    ).replace("PATH", repr(str(ROOT / "scripts" / f"{name}.py")))
+    done = shown_by(["-c", code])
+    assert done.returncode == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert done.stdout.startswith(f"usage: python {ROOT / 'scripts' / name}.py ")
     shown = "".join(done.stdout.split())
-    options = getattr(all_options, name)
+    options, _ = COMMANDS[name]
     for option in fields(options):
         assert option.name in shown
         assert "".join(help_of(options, option.name).split()) in shown
+
+
+def test_help_groups_options_by_purpose(program: Program) -> None:
+    _, output = program(train, "--help")
+    titles = [line.removesuffix(":") for line in output.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles[1:] == [group.__doc__ for group in reversed(TrainOptions.__bases__)]
+    assert output.index("--dataset") < output.index("Model and optimizer:") < output.index("--model")
+
+
+def test_console_command_runs_main() -> None:
+    [script] = entry_points(group="console_scripts", name=cli.PROGRAM)
+    assert script.load() is __main__.main
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_version_is_the_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fmnist", *name.split(), "--version"])
+    with own_signals(), pytest.raises(SystemExit) as leaving:
+        __main__.main()
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out.split() == ["fmnist-lightning", __version__]
+
+
+def test_module_lists_the_commands() -> None:
+    done = shown_by(["-m", "fmnist_lightning"])
+    assert done.stdout == shown_by(["-m", "fmnist_lightning", "--help"]).stdout
+    assert all(f"\n    {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("argument", ["trian", "--trian"])
+def test_unknown_command_is_one_line(argument: str) -> None:
+    done = shown_by(["-m", "fmnist_lightning"], argument)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert argument in line
+    assert "python -m fmnist_lightning --help" in line
+    assert argument.startswith("-") or all(name in line for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("started", "typed"),
+    [
+        (ROOT / "scripts" / "train.py", f"python {ROOT / 'scripts' / 'test.py'}"),
+        ("scripts/train.py", "python scripts/test.py"),
+        ("/nowhere/bin/fmnist", "/nowhere/bin/fmnist test"),
+        ("/nowhere/scripts/train.py", "python -m fmnist_lightning test"),
+        (ROOT / "fmnist_lightning" / "__main__.py", "python -m fmnist_lightning test"),
+    ],
+)
+def test_command_is_one_of_this_installation(monkeypatch: pytest.MonkeyPatch, started: Any, typed: str) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [str(started)])
+    assert cli.command("test") == typed
+
+
+def test_command_on_the_path_needs_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "fmnist"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [str(program)])
+    assert cli.command("test") == "fmnist test"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("tr", {"train"}),
+        ("train --max_", {"--max_epochs", "--max_steps"}),
+        ("train --schedule c", {"constant", "cosine"}),
+        ("train --channels ", {"1", "3"}),
+        ("train --flip ", {"true", "false"}),
+        ("predict bo", {"boot.png"}),
+        ("export --run bo", {"boot.png"}),
+    ],
+)
+def test_bash_completes(completion: Path, tmp_path: Path, typed: str, completed: set[str]) -> None:
+    (tmp_path / "boot.png").touch()
+    code = (
+        'source "$0"; COMP_WORDS=(fmnist "$@"); COMP_CWORD=$#; COMP_TYPE=9; _shtab_fmnist; '
+        "printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    done = subprocess.run(
+        ["bash", "-c", code, completion, *typed.split(" ")], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert completed == set(done.stdout.split()) - {"null"}
+
+
+@pytest.fixture(scope="session")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script for bash."""
+    path = tmp_path_factory.mktemp("completion") / "fmnist.bash"
+    path.write_text(__main__.completion("bash"))
+    return path
 
 
 def help_of(options: type[Any], name: str) -> str:
@@ -73,7 +173,8 @@ def help_of(options: type[Any], name: str) -> str:
         (["--learning_rate", "1"], "--learning_rate"),
         (["--batch_size", "0"], "batch_size"),
         (["--batch_size", "many"], "batch_size"),
-        (["--shift", "28"], "shift"),
+        (["--max_epoch", "3"], "did you mean --max_epochs?"),
+        (["--shift", "1000"], "shift"),
         (["--weight_decay", "inf"], "weight_decay"),
         (["--log_dir", os.fsdecode(b"\xff")], "UTF-8"),
         (["--lr", "-1"], "lr"),
@@ -83,31 +184,76 @@ def help_of(options: type[Any], name: str) -> str:
         (["--val_fraction", "1"], "val_fraction"),
         (["--max_epochs", "1.5"], "max_epochs"),
         (["--patience", "0"], "patience"),
-        (["--dataset", "mnist"], "fashion_mnist"),
-        (["--model", "resnet"], "model"),
+        (["--dataset", "cifar"], "fashion_mnist"),
         (["--precision", "8"], "32-true"),
         (["--schedule", "linear"], "one_cycle"),
         (["--dropout", "[0.25, 0.25, 1.0]"], "dropout"),
         (["--dropout", "0.25"], "dropout"),
         (["--mixup", "0.001"], "mixup"),
         (["--mixup", "nan"], "mixup"),
+        (["--limit_train_batches", "0"], "a positive integer or a fraction"),
+        (["--limit_train_batches", "1.5"], "a positive integer or a fraction"),
+        (["--class_weights", "even"], "even; expected balanced or a list, each a number from 0"),
+        (["--class_weights", "[-1, 2]"], "[-1, 2]; expected balanced or a list, each a number from 0"),
+        (["--channels", "2"], "2; expected 1 or 3"),
+        (["--logger", "csv,files"], "csv,files; expected tensorboard, csv, wandb, mlflow"),
+        (["--lr"], "--lr"),
+        (["boot.png"], "boot.png"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_wrong_option_is_named_and_exits_with_2(program: Program, arguments: list[str], word: str) -> None:
+def test_wrong_option_is_one_line_and_exits_with_2(program: Program, arguments: list[str], word: str) -> None:
     status, output = program(train, *arguments)
     assert status == 2
-    assert word in output.rpartition("error: ")[2]
+    [line] = output.splitlines()
+    assert word in line
+    assert line.startswith("error: cannot ")
+    assert "--help)" in line or "UTF-8" in line
+
+
+def test_missing_words_are_named(program: Program) -> None:
+    status, output = program(predict, "--top_k", "2")
+    assert status == 2
+    [line] = output.splitlines()
+    assert "images" in line
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(b"learning_rate: 1", "learning_rate"), (b"# f\xfcr\nlr: 1", ""), (b"lr: &x [*x]", "")]
+    ("content", "word"),
+    [
+        (b"learning_rate: 1", "no option learning_rate"),
+        (b"lr: -1", "lr is -1; expected a number above 0"),
+        (b"# f\xfcr\nlr: 1", "utf-8"),
+        (b"lr: &x [*x]", ""),
+        (b"lr: [", ""),
+        (b"- 1", ""),
+    ],
 )
 def test_wrong_recipe_exits_with_2(program: Program, tmp_path: Path, content: bytes, word: str) -> None:
     (tmp_path / "recipe.yaml").write_bytes(content)
     status, output = program(train, "--config", tmp_path / "recipe.yaml")
     assert status == 2
-    assert word in output.partition("error: ")[2]
+    [line] = output.splitlines()
+    assert word in line
+    assert "recipe.yaml" in line
+
+
+def test_recipe_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of that name wins."""
+    monkeypatch.chdir(tmp_path)
+    options = parse(TrainOptions, ["--config", "fast", "--seed", "7"])
+    assert options == replace(read_recipe(ROOT / "recipes" / "fast.yaml"), seed=7)
+    assert find_recipe(TuneOptions.recipe) == ROOT / "recipes" / "fast.yaml"
+    assert find_recipe(TuneOptions.space, "search") == ROOT / "recipes" / "search" / "tuned.yaml"
+    (tmp_path / "fast").write_text("lr: 0.5\n")
+    assert parse(TrainOptions, ["--config", "fast"]).lr == 0.5
+
+
+def test_unknown_recipe_is_one_line_with_the_list(program: Program) -> None:
+    status, output = program(train, "--config", "fats")
+    assert status == 2
+    [line] = output.splitlines()
+    assert all(path.stem in line for path in (ROOT / "recipes").glob("*.yaml"))
 
 
 def test_parse_values_names_source_and_option() -> None:
@@ -148,10 +294,16 @@ def test_resume_takes_the_options_of_the_run(tmp_path: Path) -> None:
         assert (options.resume, options.lr) == (str(run), rate)
 
 
-@pytest.mark.parametrize("packages", [["no_such_package"]])
-def test_require_names_the_extra(packages: list[str]) -> None:
-    with pytest.raises(UserError, match=r"no_such_package.*\.\[tune\]"):
-        cli.require(packages, "a search", "tune")
+@pytest.mark.parametrize(
+    ("has_project", "hint"), [(True, "--editable '{}[tune]'"), (False, "'fmnist-lightning[tune]'")]
+)
+def test_require_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_project: bool, hint: str) -> None:
+    monkeypatch.setattr(cli, "PACKAGE", tmp_path / "fmnist_lightning")
+    if has_project:
+        (tmp_path / "pyproject.toml").touch()
+    with pytest.raises(UserError, match="no_such_package") as caught:
+        cli.require(["no_such_package"], "a search", "tune")
+    assert str(caught.value).endswith(f"pip install {hint.format(tmp_path)}")
 
 
 def test_missing_data_is_an_error_with_a_hint(
@@ -192,6 +344,7 @@ def test_broken_file_without_a_network_is_named(
             "--accelerator gpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
         ),
+        (["--model", "resnet"], "resnet"),
         (["--devices", "0"], "--devices 0"),
         (["--devices", "-3"], "--devices -3"),
         (["--devices", "zero"], "--devices zero"),
@@ -272,7 +425,7 @@ def test_unusable_checkpoint_is_refused_before_the_test(
     assert not (trained / "predictions.npz").exists()
 
 
-@pytest.mark.parametrize(("line", "edited"), [("model: seed", "model: later"), ("lr: 0.001\n", "")])
+@pytest.mark.parametrize(("line", "edited"), [("schedule: constant", "schedule: later"), ("lr: 0.001\n", "")])
 def test_edited_config_is_named(program: Program, trained: Path, line: str, edited: str) -> None:
     config = trained / "config.yaml"
     assert line in config.read_text()
