@@ -1,6 +1,9 @@
 """Augmentations equal naive ones, draw every offset equally often, and change nothing else."""
 
+import hashlib
+
 import numpy as np
+import pytest
 import torch
 
 from fmnist_lightning.data.augment import augment, erase_rectangles, mix, move
@@ -24,6 +27,28 @@ def test_move_draws_each_flip_and_shift_equally_often() -> None:
     assert len(moves) == 50
     # 100 each; six standard deviations of a binomial.
     assert 40 < min(moves.values()) <= max(moves.values()) < 160
+
+
+def test_gray_images_are_changed_as_by_the_first_version() -> None:
+    """Bit for bit. The digests are those of commit c67eea5, which took gray images alone."""
+    images = random_images(20)
+    torch.manual_seed(7)
+    results = [move(images, True, 2), move(images, True, 0), move(images, False, 3), erase_rectangles(images, 0.5)]
+    digests = [hashlib.sha256(result.contiguous().numpy().tobytes()).hexdigest()[:16] for result in results]
+    assert digests == ["0e00ca24df76822a", "b66b06a042239edf", "c17fd79810d6bdc9", "7b0a906e37171471"]
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 14)])
+def test_color_channels_are_changed_alike(size: tuple[int, int]) -> None:
+    """Each channel equals a gray image that is changed by the same random numbers."""
+    images = torch.randint(1, 256, (200, 3, *size), generator=seeded(), dtype=torch.uint8)
+    changed = augment(images, True, 4, 0.5, seeded(1))
+    for channel in range(3):
+        gray = augment(images[:, channel : channel + 1], True, 4, 0.5, seeded(1))
+        assert torch.equal(changed[:, channel : channel + 1], gray)
+    erased = erase_rectangles(images, 1.0, seeded(2)) == 0
+    assert torch.equal(erased.any(dim=1), erased.all(dim=1))
+    assert erased.flatten(1).any(dim=1).all()
 
 
 def test_erase_blackens_a_rectangle_of_the_stated_size() -> None:

@@ -54,7 +54,7 @@ def find_file(folder: Path, name: str) -> tuple[Path, int]:
     for spelling in spellings:
         if (folder / spelling).is_file():
             return folder / spelling, axes
-    raise DataError(f"cannot find {spellings[0]} in {folder}: neither it nor {', '.join(spellings[1:])} is there")
+    raise DataError(f"cannot find {spellings[0]} in {folder}, gzipped or not")
 
 
 def listed_classes(folder: Path) -> tuple[str, ...]:
