@@ -10,7 +10,7 @@ from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.models.pretrained import weights_digest
 from fmnist_lightning.predict import shards
 from fmnist_lightning.predict.inputs import STDIN, expand_all, read_remaining
-from fmnist_lightning.predict.rows import PART_FORMATS, classified, header, prepare_classifier, row_line
+from fmnist_lightning.predict.rows import PART_FORMATS, RowFormat, classified, prepare_classifier
 from fmnist_lightning.predict.shards import Shard
 from fmnist_lightning.runs.files import fsync_folder, locked
 from fmnist_lightning.runs.options import PredictOptions
@@ -41,7 +41,7 @@ def predict_into(options: PredictOptions, folder: Path) -> None:
         shard = shards.parse_shard(options.shard) if options.shard else Shard(1, 1)
     with advising(RESUME):
         write_shard(options, folder, shard, environment)
-    if environment is None:  # else the launching process or scripts/join.py reports: a fault must not end the others
+    if environment is None:  # else the launching process or the join command reports: a fault must not end the others
         report(folder, shard)
 
 
@@ -69,19 +69,22 @@ def write_shard(
     names = expand_all(options.images, options.output)
     files = shards.listing(names)
     kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
-    shards.agree_on_plan(folder, {**files, "shards": shard.total, **kept, "weights": weights_digest(classify.net)})
-    kind, top_k = options.format, options.top_k
+    model = {"weights": weights_digest(classify.net), "data": shards.data_digest(classify.info)}
+    shards.agree_on_plan(folder, {**files, "shards": shard.total, **kept, **model})
+    kind = options.format
+    rows_format = RowFormat(kind, options.top_k, classify.info, errors=True)
     part = folder / shard.part(kind)
     partial = part.with_name(part.name + shards.PARTIAL)
     lock = part.with_name(f".{part.name}.lock")
     with locked(lock, f"another process writes {partial} (wait until it ends, or stop it)"):
         if part.exists():
             return
-        with shards.open_part(partial, kind, header(kind, top_k, errors=True)) as file:
+        with shards.open_part(partial, kind, rows_format.header()) as file:
             start, end = shard.of(len(names))
             rest, images_done = shards.remaining(names[start:end], shards.rows_in(partial, kind), partial)
-            for rows in classified(read_remaining(rest, images_done, options.invert), classify, top_k):
-                shards.write_rows(file, "".join(row_line(kind, row, top_k, errors=True) for row in rows))
+            results = read_remaining(rest, images_done, classify.info, options.invert)
+            for rows in classified(results, classify, options.top_k):
+                shards.write_rows(file, "".join(map(rows_format.line, rows)))
         if shards.listing(expand_all(options.images, options.output)) != files:
             raise UserError(f"the files have changed since {folder} was started (start anew in another folder)")
         partial.replace(part)

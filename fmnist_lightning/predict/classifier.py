@@ -17,25 +17,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
-from fmnist_lightning.data.pictures import upright
-from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.data.pictures import Pixels, upright
+from fmnist_lightning.data.sets import recorded_info
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.layers import scale_images
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.models.tta import MirrorAveraged
-from fmnist_lightning.predict.pictures import Gray, Invert, load_picture, prepare
-
-ACCEPTED = (
-    "a path, a PIL image, data (28, 28), (B, 28, 28) or (B, 1, 28, 28), a picture (H, W), (H, W, 1), (H, W, 3) or "
-    "(H, W, 4), or a list of these"
-)
+from fmnist_lightning.predict.pictures import Invert, frame, load_picture
 
 
 class Prediction(NamedTuple):
     """What a model predicts for B images. Printed, it shows the three most probable classes of each."""
 
-    probs: Tensor  # (B, 10) float32, on the CPU
-    classes: Sequence[str]  # the ten names, by label
+    probs: Tensor  # (B, classes) float32, on the CPU
+    classes: Sequence[str]  # the names, by label
 
     @property
     def labels(self) -> Tensor:
@@ -48,7 +44,7 @@ class Prediction(NamedTuple):
         return [self.classes[label] for label in self.labels.tolist()]
 
     def top(self, k: int = 3) -> list[list[tuple[int, float]]]:
-        """The k most probable labels of each image, with probabilities, highest first."""
+        """The k most probable labels of each image, or all, with probabilities, highest first."""
         probs, labels = self.probs.topk(min(k, len(self.classes)), dim=1)
         return [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), probs.tolist(), strict=True)]
 
@@ -63,6 +59,7 @@ class PictureClassifier:
 
     net: nn.Module
     card: dict[str, Any]
+    info: DataInfo  # the data set of its training: names of classes, shape of images, how pictures are framed
     device: torch.device
     invert: Invert
     batch_size: int
@@ -70,23 +67,25 @@ class PictureClassifier:
     def __call__(self, inputs: Any) -> Prediction:
         """Classify one or more images.
 
-        Arrays and tensors (28, 28), (B, 28, 28) or (B, 1, 28, 28) are data and taken as they are: light garments on a
-        dark background. Everything else is a picture and goes through `pictures.prepare`: paths, PIL images, arrays
-        and tensors (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Values are uint8 in 0..255 or floats in 0..1. A list or
-        tuple may mix all of these.
+        Arrays and tensors in the model's image shape (C, H, W) are data and taken as they are: (C, H, W) or
+        (B, C, H, W), and if C is 1 also (H, W) or (B, H, W). Everything else is a picture and goes through
+        `pictures.frame`: paths, PIL images, and arrays and tensors of any other shape (height, width),
+        (height, width, 1), (height, width, 3) or (height, width, 4). If a shape is both, it is data. Values are uint8
+        in 0..255 or floats in 0..1. A list or tuple may mix all of these.
         Raises ValueError or TypeError for anything else, and PictureError for a file that can't be read or a picture
         that shows nothing.
         """
-        images = to_images(inputs, self.invert)
+        images = to_images(inputs, self.info, self.invert)
         # By default cuDNN's convolutions use TF32, which keeps 10 of 23 bits.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batches = [self.net(batch.to(self.device)).float() for batch in images.split(self.batch_size)]
-            return Prediction(torch.cat([logits.softmax(dim=1).cpu() for logits in batches]), self.card["classes"])
+            return Prediction(torch.cat([logits.softmax(dim=1).cpu() for logits in batches]), self.info.classes)
 
 
 def load_classifier(
     source: str = "packaged",
     *,
+    net: nn.Module | None = None,
     device: str = "auto",
     invert: Invert = "auto",
     batch_size: int = 256,
@@ -95,17 +94,27 @@ def load_classifier(
 ) -> PictureClassifier:
     """Load a classifier with the packaged weights or another model's.
 
+    classify = load_classifier("lightning_logs/version_0", device="cpu")
+    print(classify.info.title, classify.info.classes, classify.info.image_shape)
+    found = classify("new.jpg")  # or a PIL image, an array, a tensor, or a list of these
+    print(found)  # the three most probable classes
+    print(found.names[0], found.probs[0].max().item())
+    for label, probability in found.top(2)[0]:
+        print(classify.info.classes[label], probability)
+
     `source` is `packaged`, `last` for the newest run in `log_dir`, a run folder (the checkpoint that it tests), a
-    `.ckpt` or a `.safetensors` file. `device` is `auto`, for this machine's accelerator or else its CPU, or one of
-    torch's names. `invert` says which pictures are negated: `auto` (those with a bright background), `always`, `never`.
-    `batch_size` limits memory; the results don't depend on it. `tta` averages over each image and its mirror image.
+    `.ckpt` or a `.safetensors` file. `net` takes its weights if it is no model of this project. `device` is `auto`, for
+    this machine's accelerator or else its CPU, or one of torch's names. `invert` says which pictures are negated:
+    `always`, `never` or `auto`, which negates garments on a bright background and no crop. `batch_size` limits memory;
+    the results don't depend on it. `tta` averages over each image and its mirror image.
     Raises UserError if the weights can't be read or the device is unavailable, ValueError for another `invert`.
     """
     if invert not in get_args(Invert):  # else a misspelled one would mean never
         raise ValueError(f"cannot use invert {invert}: expected {', '.join(get_args(Invert))}")
-    net, card = load_pretrained(source, log_dir)
+    net, card = load_pretrained(source, log_dir, **({} if net is None else {"net": net}))
     chosen = choose_device(device)
-    return PictureClassifier((MirrorAveraged(net) if tta else net).to(chosen), card, chosen, invert, batch_size)
+    model = (MirrorAveraged(net) if tta else net).to(chosen)
+    return PictureClassifier(model, card, recorded_info(card), chosen, invert, batch_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -122,29 +131,40 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def to_images(inputs: Any, invert: Invert) -> Tensor:
-    """Images (B, 1, 28, 28), float32 in 0..1, from what `PictureClassifier` takes."""
+def to_images(inputs: Any, info: DataInfo, invert: Invert) -> Tensor:
+    """Images (B, C, H, W), float32 in 0..1, from what `PictureClassifier` takes."""
     if isinstance(inputs, list | tuple):
-        return torch.cat([torch.empty(0, 1, IMAGE_SIZE, IMAGE_SIZE), *(to_images(one, invert) for one in inputs)])
+        return torch.cat([torch.empty(0, *info.image_shape), *(to_images(one, info, invert) for one in inputs)])
     if isinstance(inputs, str | PathLike):
-        return as_batch(load_picture(Path(inputs), invert))
+        return as_batch(load_picture(Path(inputs), info, invert))
     if isinstance(inputs, Image.Image):
-        return as_batch(prepare(upright(inputs), invert))
+        return as_batch(frame(upright(inputs), info, invert))
     if isinstance(inputs, np.ndarray):
         inputs = torch.from_numpy(inputs.copy())  # torch takes no read-only array and no negative stride
     if not isinstance(inputs, Tensor):
-        raise TypeError(f"cannot classify {type(inputs).__name__}: expected {ACCEPTED}")
+        raise TypeError(f"cannot classify {type(inputs).__name__}: expected {accepted(info)}")
     values, shape = scale_images(inputs.detach().cpu(), torch.float32), tuple(inputs.shape)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"cannot classify floats from {values.min():g} to {values.max():g}: expected 0 to 1")
-    if shape[-2:] == (IMAGE_SIZE, IMAGE_SIZE) and (len(shape) in (2, 3) or (len(shape) == 4 and shape[1] == 1)):
-        return values.reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
+    lacks_channels = info.image_shape[0] == 1 and len(shape) < 4 and shape[-2:] == info.image_shape[1:]
+    if lacks_channels or (len(shape) < 5 and shape[-3:] == info.image_shape):
+        return values.reshape(-1, *info.image_shape)
     if not values.numel() or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
-        raise ValueError(f"cannot classify an array of shape {shape}: expected {ACCEPTED}")
+        raise ValueError(f"cannot classify an array of shape {shape}: expected {accepted(info)}")
     pixels = (values * 255).round().to(torch.uint8).numpy()
-    return as_batch(prepare(Image.fromarray(pixels[..., 0] if shape[2:] == (1,) else pixels), invert))
+    return as_batch(frame(Image.fromarray(pixels[..., 0] if shape[2:] == (1,) else pixels), info, invert))
 
 
-def as_batch(image: Gray) -> Tensor:
-    """(28, 28) uint8 to (1, 1, 28, 28) float32."""
-    return scale_images(torch.tensor(image)[None, None], torch.float32)
+def accepted(info: DataInfo) -> str:
+    """What `PictureClassifier` takes, for messages."""
+    channels, height, width = info.image_shape
+    gray = f"({height}, {width}), (B, {height}, {width}), " if channels == 1 else ""
+    return (
+        f"a path, a PIL image, data {gray}({channels}, {height}, {width}) or (B, {channels}, {height}, {width}), "
+        "a picture (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a list of these"
+    )
+
+
+def as_batch(image: Pixels) -> Tensor:
+    """(C, H, W) uint8 to (1, C, H, W) float32."""
+    return scale_images(torch.tensor(image)[None], torch.float32)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fmnist_lightning.data.idx import GZIP_MAGIC, MAGIC, IdxError, read_images
-from fmnist_lightning.data.pictures import FORMATS, SUFFIXES, PictureError, explain
-from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
-from fmnist_lightning.predict.pictures import Gray, Invert, read_picture
+from fmnist_lightning.data.pictures import FORMATS, SUFFIXES, PictureError, Pixels, explain
+from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.predict.pictures import Invert, read_picture
 
 STDIN = "-"
-# The names of the data set's own files, and of MNIST's, "t10k-images.idx3-ubyte".
+# The names of Fashion-MNIST's own files, and of MNIST's, "t10k-images.idx3-ubyte".
 IDX_NAME = re.compile(r"[-.]idx\d-ubyte(\.gz)?$")
-# Bytes of a stream that are kept in memory: more than five times the largest file of the data set.
+# Bytes of a stream that are kept in memory: more than five times the largest file of Fashion-MNIST.
 MAX_STREAM = 2**28
 # Pillow releases the GIL while it decodes.
 WORKERS = min(4, os.cpu_count() or 1)
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     """One image, ready for the model."""
 
     name: str
-    image: Gray  # (28, 28)
+    image: Pixels  # (C, H, W), in the shape of the model
 
 
 class Fault(NamedTuple):
@@ -109,8 +109,10 @@ def is_stream(name: str) -> bool:
         return False
 
 
-def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int = WORKERS) -> Iterator[Result]:
-    """Read all files in order; `workers` threads read ahead by a few files only.
+def read_all(
+    names: Iterable[str | Fault], info: DataInfo, invert: Invert = "auto", workers: int = WORKERS
+) -> Iterator[Result]:
+    """Read all files in order, as images of `info`; `workers` threads read ahead by a few files only.
 
     The caller's thread reads what may block forever. A signal handler that raises can end that, while a blocked thread
     would keep the program from ending.
@@ -119,8 +121,9 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
     pending: deque[Callable[[], Iterable[Result]]] = deque()
     try:
         for name in names:
+            task = partial(read, name, info, invert)
             blocking = isinstance(name, str) and is_stream(name)
-            pending.append(partial(read, name, invert) if blocking else pool.submit(read, name, invert).result)
+            pending.append(task if blocking else pool.submit(task).result)
             if len(pending) > 4 * workers:
                 yield from pending.popleft()()
         while pending:
@@ -129,7 +132,9 @@ def read_all(names: Iterable[str | Fault], invert: Invert = "auto", workers: int
         pool.shutdown(cancel_futures=True)
 
 
-def read_remaining(names: Iterable[str | Fault], done: int, invert: Invert = "auto") -> Iterator[Result]:
+def read_remaining(
+    names: Iterable[str | Fault], done: int, info: DataInfo, invert: Invert = "auto"
+) -> Iterator[Result]:
     """Read all files, but not the first `done` images of the first file, an IDX file.
 
     An earlier process read those. Yields a fault if they are no longer there.
@@ -138,7 +143,7 @@ def read_remaining(names: Iterable[str | Fault], done: int, invert: Invert = "au
     if done:
         name = next(names)
         file = name if isinstance(name, str) else name.name
-        images = iter(read(name, invert))
+        images = iter(read(name, info, invert))
         for index in range(done):
             image = next(images, Fault(file, f"holds only {index:,}"))
             if image.name != f"{file}[{index}]":
@@ -147,10 +152,10 @@ def read_remaining(names: Iterable[str | Fault], done: int, invert: Invert = "au
                 break
         else:
             yield from images
-    yield from read_all(names, invert)
+    yield from read_all(names, info, invert)
 
 
-def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
+def read(name: str | Fault, info: DataInfo, invert: Invert) -> Iterable[Result]:
     """Read a picture, or the images of an IDX file; the latter lazily.
 
     A file is IDX by content or name; every gzipped file counts as IDX.
@@ -162,9 +167,9 @@ def read(name: str | Fault, invert: Invert) -> Iterable[Result]:
         start = file.read(len(MAGIC))
         file.seek(0)
         if start == MAGIC or start.startswith(GZIP_MAGIC) or IDX_NAME.search(name):
-            return read_idx(name, file)
+            return read_idx(name, file, info)
         with file:
-            return [Picture(name, read_picture(file, invert))]
+            return [Picture(name, read_picture(file, info, invert))]
     except (PictureError, OSError, ValueError) as error:  # ValueError: the name holds a zero byte
         return [Fault(name, explain(error))]
 
@@ -184,11 +189,14 @@ def open_seekable(name: str) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def read_idx(name: str, file: BinaryIO) -> Iterator[Result]:
-    """Read the images of an IDX file, NAME[index]; then a fault if it is damaged."""
+def read_idx(name: str, file: BinaryIO, info: DataInfo) -> Iterator[Result]:
+    """Read the images of an IDX file, NAME[index]; then a fault if it is damaged or not as the model's images."""
+    channels, height, width = info.image_shape
     with file:
         try:
-            for index, image in enumerate(read_images(file, IMAGE_SIZE, IMAGE_SIZE)):
-                yield Picture(f"{name}[{index}]", image)
+            if channels != 1:
+                raise IdxError(f"is an IDX file, whose images are gray, and the model takes {channels} channels")
+            for index, image in enumerate(read_images(file, height, width)):
+                yield Picture(f"{name}[{index}]", image[None])
         except IdxError as error:
             yield Fault(name, str(error))

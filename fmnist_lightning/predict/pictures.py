@@ -1,9 +1,11 @@
-"""Make a picture look like the data set: 28 x 28, gray, a light garment on black.
+"""Make a picture look like the images that a model was trained on: a centered crop, or a light garment on black.
+
+A data set's `framing` says which. data/pictures.py has the crop; the rest of this module is about garments.
 
 Fashion-MNIST was made from a shop's photographs (Xiao et al. 2017, https://arxiv.org/abs/1708.07747, section 2). Its
 makers trimmed edges within 5% of the corners' color, shrank the longest edge to 28 pixels, sharpened with a Gaussian of
 radius and standard deviation 1.0, extended the shortest edge to 28 with the garment centered, negated, and converted to
-8-bit gray. This module does the same with three changes that improve round trips: it averages where they dropped rows
+8-bit gray. `prepare` does the same with three changes that improve round trips: it averages where they dropped rows
 and columns; it accepts a background of any color, with noise; it finds edges through blur. LOG.md lists what was tried,
 always on the validation split of the training set.
 """
@@ -16,8 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
-from fmnist_lightning.data.pictures import PictureError, check_pixels, explain, flatten, open_picture
+from fmnist_lightning.data.pictures import (
+    PictureError,
+    Pixels,
+    check_pixels,
+    crop,
+    explain,
+    flatten,
+    open_picture,
+    working_size,
+)
 from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.data.source import DataInfo
 
 Invert = Literal["auto", "always", "never"]
 Gray = NDArray[np.uint8]  # (H, W)
@@ -45,28 +57,44 @@ NOTHING_FOUND = (
 )
 
 
-def load_picture(path: str | Path, invert: Invert = "auto") -> Gray:
-    """Read a picture file, (28, 28) uint8. Raises PictureError, which names it."""
+def load_picture(path: str | Path, info: DataInfo, invert: Invert = "auto") -> Pixels:
+    """Read a picture file, (C, H, W) uint8. Raises PictureError, which names it."""
     try:
         with Path(path).open("rb") as file:
-            return read_picture(file, invert)
+            return read_picture(file, info, invert)
     except (PictureError, OSError, ValueError) as error:  # ValueError: the name holds a zero byte
         raise PictureError(f"cannot read {path}: it {explain(error)}") from error
 
 
-def read_picture(file: BinaryIO, invert: Invert = "auto") -> Gray:
-    """Read a picture or an animation's first frame, (28, 28) uint8; seekable file.
+def read_picture(file: BinaryIO, info: DataInfo, invert: Invert = "auto") -> Pixels:
+    """Read a picture or an animation's first frame, (C, H, W) uint8; seekable file.
 
-    Raises PictureError if it is no picture, damaged, too large, or shows nothing.
+    Raises PictureError if it is no picture, damaged, too large, shows nothing, or does not suit the model.
     """
-    with open_picture(file, WORKING_SIZE) as image:
-        return prepare(image, invert)
+    least = WORKING_SIZE if info.framing == "garment" else working_size(info.image_shape)
+    with open_picture(file, least) as image:
+        return frame(image, info, invert)
 
 
-def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
-    """Make a picture look like the data set's images, (28, 28) uint8.
+def frame(image: Image.Image, info: DataInfo, invert: Invert = "auto") -> Pixels:
+    """Make a picture look like the images of the data set, (C, H, W) uint8, as its `framing` says.
 
-    A picture of exactly 28 x 28 pixels is not trimmed, only made gray and inverted if need be. So an image of the data
+    `auto` never inverts a crop. Raises PictureError if the picture shows nothing or does not suit the model, ValueError
+    if Pillow can't convert the color mode.
+    """
+    if info.framing == "crop":
+        pixels = crop(image, info.image_shape)
+        return 255 - pixels if invert == "always" else pixels
+    channels, height, width = info.image_shape
+    if channels != 1 or height != width:
+        raise PictureError(f"can't become {channels} x {height} x {width} values: a garment is gray and square")
+    return prepare(image, invert, height)[None]
+
+
+def prepare(image: Image.Image, invert: Invert = "auto", size: int = IMAGE_SIZE) -> Gray:
+    """Make a picture of a garment look like Fashion-MNIST's images, (size, size) uint8.
+
+    A picture of exactly that size is not trimmed, only made gray and inverted if need be. So an image of the data
     set that was saved as a picture comes back as it was: no training image has bright corners.
     `auto` inverts a picture with bright corners, as the data set's makers did with all. Transparent pixels count as
     white, and for `never` as black.
@@ -75,15 +103,15 @@ def prepare(image: Image.Image, invert: Invert = "auto") -> Gray:
     check_pixels(image)
     colors, opacity = flatten(image, "black" if invert == "never" else "white", reduction)
     gray = np.asarray(colors.convert("L"))
-    ground = float(corners_of(gray)[0][0])
+    ground = float(corners_of(gray, size)[0][0])
     if invert == "always" or (invert == "auto" and ground > MIDDLE):
         gray, ground = 255 - gray, 255 - ground
-    if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-        box = find_box(colors, opacity)
+    if image.size != (size, size):
+        box = find_box(colors, opacity, size)
         if ground < MIDDLE:  # else the user forbade or forced an inversion, and keeps the brightness too
             stretched = (np.arange(256) - ground) * (255 / (255 - ground))
             gray, ground = np.rint(stretched.clip(0, 255)).astype(np.uint8)[gray], 0
-        gray = fit(gray, box, ground)
+        gray = fit(gray, box, ground, size)
     if not np.ptp(gray):
         raise PictureError(NOTHING_FOUND)
     return gray
@@ -94,14 +122,14 @@ def reduction(size: tuple[int, int]) -> int:
     return max(1, max(size) // WORKING_SIZE)
 
 
-def corners_of(pixels: NDArray) -> tuple[NDArray[np.float64], float]:
+def corners_of(pixels: NDArray, size: int) -> tuple[NDArray[np.float64], float]:
     """Color (channels,) of the four corners of (H, W) or (H, W, channels), and its tolerance.
 
-    Each corner is as large as one pixel of the result will be. A pixel that differs by no more than the tolerance is
-    background.
+    Each corner is as large as one of the `size` x `size` pixels of the result will be. A pixel that differs by no more
+    than the tolerance is background.
     """
     height, width = pixels.shape[:2]
-    edge = max(1, min(height, width) // IMAGE_SIZE)
+    edge = max(1, min(height, width) // size)
     rows, columns = (np.r_[:edge, length - edge : length] for length in (height, width))
     corners = pixels[np.ix_(rows, columns)].reshape(4 * edge**2, -1).astype(float)
     color = np.median(corners, axis=0)
@@ -109,21 +137,21 @@ def corners_of(pixels: NDArray) -> tuple[NDArray[np.float64], float]:
     return color, min(MAX_TOLERANCE, max(TOLERANCE, DEVIATIONS * float(deviation)))
 
 
-def find_box(colors: Image.Image, opacity: Image.Image | None) -> tuple[int, int, int, int]:
+def find_box(colors: Image.Image, opacity: Image.Image | None, size: int) -> tuple[int, int, int, int]:
     """Left, upper, right, lower edge of the garment. Raises PictureError if none."""
     # A mean of 3 x 3 pixels removes noise. Small pictures are blurred less, since it would move their edges.
     smooth = colors.filter(ImageFilter.BoxBlur(min(1, max(colors.size) / 400)))
-    if opacity and corners_of(np.asarray(opacity))[0][0] < MIDDLE:  # cut out: even a white garment is found
+    if opacity and corners_of(np.asarray(opacity), size)[0][0] < MIDDLE:  # cut out: even a white garment is found
         difference, tolerance = np.asarray(opacity), TOLERANCE
     else:
-        color, tolerance = corners_of(np.asarray(smooth))
+        color, tolerance = corners_of(np.asarray(smooth), size)
         ground = Image.new("RGB", smooth.size, tuple(round(channel) for channel in color))
         difference = np.asarray(reduce(ImageChops.lighter, ImageChops.difference(smooth, ground).split()))
     profiles = [difference.max(axis=axis) for axis in (0, 1)]
     if profiles[0].max() <= tolerance:
         raise PictureError(NOTHING_FOUND)
     longest = max(np.ptp(np.flatnonzero(profile > tolerance)) + 1 for profile in profiles)
-    depth = max(2, int(EDGE_DEPTH * longest / IMAGE_SIZE))  # in a small picture the blur's outer pixel is no edge
+    depth = max(2, int(EDGE_DEPTH * longest / size))  # in a small picture the blur's outer pixel is no edge
     (left, right), (upper, lower) = (
         (first_edge(profile, tolerance, depth), len(profile) - first_edge(profile[::-1], tolerance, depth))
         for profile in profiles
@@ -141,15 +169,15 @@ def first_edge(profile: NDArray, tolerance: float, depth: int) -> int:
     return rough + int(np.argmax(profile[rough:] > strength))
 
 
-def fit(gray: Gray, box: tuple[int, int, int, int], ground: float) -> Gray:
-    """Scale the content of `box`, sharpen it, and center it on `ground`, (28, 28)."""
+def fit(gray: Gray, box: tuple[int, int, int, int], ground: float, size: int) -> Gray:
+    """Scale the content of `box`, sharpen it, and center it on `ground`, (size, size)."""
     left, upper, right, lower = box
-    scale = IMAGE_SIZE / max(right - left, lower - upper)
+    scale = size / max(right - left, lower - upper)
     width, height = (max(1, round(length * scale)) for length in (right - left, lower - upper))
     # Lanczos averages over all pixels of the box and keeps more detail of a blurred picture than a plain mean.
     small = Image.fromarray(gray).resize((width, height), Image.Resampling.LANCZOS, box=box).filter(SHARPENING)
-    result = np.full((IMAGE_SIZE, IMAGE_SIZE), round(ground), np.uint8)
+    result = np.full((size, size), round(ground), np.uint8)
     # If the margin is odd, the data set has the larger half above and on the left.
-    top, start = (IMAGE_SIZE - height + 1) // 2, (IMAGE_SIZE - width + 1) // 2
+    top, start = (size - height + 1) // 2, (size - width + 1) // 2
     result[top : top + height, start : start + width] = np.asarray(small)
     return result

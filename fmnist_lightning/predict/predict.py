@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fmnist_lightning.data.pictures import SUFFIXES
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.inputs import IDX_NAME, Fault, Result, expand_all, read_all, real
-from fmnist_lightning.predict.rows import classified, fault_message, header, prepare_classifier, row_line
+from fmnist_lightning.predict.rows import RowFormat, classified, fault_message, prepare_classifier
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.options import PredictOptions
 
@@ -32,19 +32,21 @@ def predict(options: PredictOptions) -> None:
     if options.devices > 1 or options.shard:
         raise UserError("--devices and --shard need --output FOLDER, in which each process writes its own file")
     names = expand_all(options.images)
-    results = read_all(names, options.invert)
     if options.save_inputs is not None:
         check_save_folder(options.save_inputs, options.images, names)
-        results = saving(results, Path(options.save_inputs))
     classify = prepare_classifier(options, options.accelerator)
+    results = read_all(names, classify.info, options.invert)
+    if options.save_inputs is not None:
+        results = saving(results, Path(options.save_inputs))
+    rows_format = RowFormat(options.format, options.top_k, classify.info)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that the encoding lacks
     faults = total = 0
     try:
-        print(header(options.format, options.top_k), end="", flush=True)
+        print(rows_format.header(), end="", flush=True)
         with progress_bar(results, names) as bar:
             for rows in classified(bar, classify, options.top_k):
-                lines = [row_line(options.format, row, options.top_k) for row in rows if "error" not in row]
+                lines = [rows_format.line(row) for row in rows if "error" not in row]
                 print("".join(lines), end="", flush=True)
                 for row in rows:
                     if "error" in row:
@@ -76,7 +78,9 @@ def saving(results: Iterable[Result], folder: Path) -> Iterator[Result]:
             stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
             kept = re.sub(r"[^\w.\[\]-]", "_", stem, flags=re.ASCII)[-MAX_NAME:]
             with atomic_write(folder / f"{number:06d}_{kept}.png") as file:
-                Image.fromarray(result.image).save(file, "PNG")
+                # (H, W), or (H, W, 3): pictures become images of 1 or 3 channels only.
+                pixels = result.image[0] if len(result.image) == 1 else result.image.transpose(1, 2, 0)
+                Image.fromarray(pixels).save(file, "PNG")
             number += 1
         yield result
 

@@ -10,33 +10,43 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fmnist_lightning.cli import is_rank_zero
+from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
 from fmnist_lightning.predict.inputs import Fault, Result
 from fmnist_lightning.runs.options import PredictOptions
 
 PART_FORMATS = ("json", "csv")  # formats of a file, which has rows for faults, too
-WIDTH = 11  # of the longest class name
 
 
 def prepare_classifier(options: PredictOptions, device: str) -> PictureClassifier:
-    """Load the weights. Warn of training on drawn images, and with --tta of training without --flip."""
+    """Load the weights. Warn of training on a stand-in, and with --tta of training without --flip.
+
+    Raises UserError if the options don't suit the model.
+    """
     # Pillow warns of damaged EXIF data and the like without the file's name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     classify = load_classifier(
         options.weights, device=device, batch_size=options.batch_size, tta=options.tta, log_dir=options.log_dir
     )
+    if options.top_k > len(classify.info.classes):
+        raise UserError(
+            f"cannot use --top_k {options.top_k}: the model {options.weights} has {len(classify.info.classes)} classes"
+        )
     if is_rank_zero():
         if options.tta:
             warn_if_trained_without_flip((classify.card.get("training") or {}).get("flip", True))
-        if classify.card["dataset"] == "drawn":
-            print("WARNING: the model was trained on drawn images, not on photographs", file=sys.stderr)
+        if classify.info.stand_in:
+            print(f"WARNING: the model was trained on a stand-in: {printable(classify.info.title)}", file=sys.stderr)
     return classify
 
 
@@ -53,35 +63,48 @@ def classified(results: Iterable[Result], classify: PictureClassifier, top_k: in
                 continue
             # A millionth is far below the accuracy of a model's probabilities.
             top = [
-                {"label": label, "class": classify.card["classes"][label], "probability": round(prob, 6)}
+                {"label": label, "class": classify.info.classes[label], "probability": round(prob, 6)}
                 for label, prob in next(tops)
             ]
-            rows.append({"file": result.name, **top[0], "top": top, "dataset": classify.card["dataset"]})
+            rows.append({"file": result.name, **top[0], "top": top, "dataset": classify.info.name})
         yield rows
 
 
-def header(kind: str, top_k: int, *, errors: bool = False) -> str:
-    """The line before the rows of a format; `errors` adds a column for them to CSV."""
-    if kind == "table":
-        return "  ".join([f"{'class':<{WIDTH}} probability"] * top_k) + "  picture\n"
-    if kind == "json":
-        return ""
-    suffixes = ["", *(f"_{place}" for place in range(2, top_k + 1))]
-    names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "class", "probability")]
-    return csv_line(["file", *names, "dataset", *["error"] * errors])
+@dataclass(frozen=True)
+class RowFormat:
+    """How rows are written: `table`, `json` or `csv`, with `top_k` classes of the data set `info`."""
 
+    kind: str
+    top_k: int
+    info: DataInfo
+    errors: bool = False  # whether CSV has a column for them
 
-def row_line(kind: str, row: dict[str, Any], top_k: int, *, errors: bool = False) -> str:
-    """A row in a format; only those of PART_FORMATS show errors."""
-    if kind == "json":
-        return json.dumps(row) + "\n"  # in ASCII, which holds any file name
-    if kind == "csv":
-        cells = [cell for candidate in row.get("top", []) for cell in candidate.values()] or [""] * (3 * top_k)
-        return csv_line([row["file"], *cells, row.get("dataset", ""), *[row.get("error", "")] * errors])
-    columns = [f"{candidate['class']:<{WIDTH}} {candidate['probability']:>11.2%}" for candidate in row["top"]]
-    mark = ["(DRAWN)"] if row["dataset"] == "drawn" else []
-    # The name comes last, since rows are printed before the width of all names is known.
-    return "  ".join([*columns, *mark, printable(row["file"])]) + "\n"
+    @cached_property
+    def width(self) -> int:
+        """Of a table's column of classes."""
+        return max(len(printable(name)) for name in ("class", *self.info.classes))
+
+    def header(self) -> str:
+        """The line before the rows."""
+        if self.kind == "table":
+            return "  ".join([f"{'class':<{self.width}} probability"] * self.top_k) + "  picture\n"
+        if self.kind == "json":
+            return ""
+        suffixes = ["", *(f"_{place}" for place in range(2, self.top_k + 1))]
+        names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "class", "probability")]
+        return csv_line(["file", *names, "dataset", *["error"] * self.errors])
+
+    def line(self, row: dict[str, Any]) -> str:
+        """A row; only PART_FORMATS show errors."""
+        if self.kind == "json":
+            return json.dumps(row) + "\n"  # in ASCII, which holds any file name
+        if self.kind == "csv":
+            cells = [cell for one in row.get("top", []) for cell in one.values()] or [""] * (3 * self.top_k)
+            return csv_line([row["file"], *cells, row.get("dataset", ""), *[row.get("error", "")] * self.errors])
+        columns = [f"{printable(one['class']):<{self.width}} {one['probability']:>11.2%}" for one in row["top"]]
+        mark = [f"({printable(self.info.name.upper())})"] if self.info.stand_in else []
+        # The name comes last, since rows are printed before the width of all names is known.
+        return "  ".join([*columns, *mark, printable(row["file"])]) + "\n"
 
 
 def csv_line(values: Sequence[Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from filelock import FileLock
 
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.inputs import Fault
 from fmnist_lightning.predict.rows import PART_FORMATS, fault_message
@@ -57,6 +58,11 @@ def listing(names: Sequence[str | Fault]) -> dict[str, Any]:
     for name in names:
         digest.update(written(name).encode() + b"\0")
     return {"files": len(names), "list": digest.hexdigest()}
+
+
+def data_digest(info: DataInfo) -> str:
+    """The SHA-256 of what a model's card says of its data set: equal weights may have other names of classes."""
+    return hashlib.sha256(json.dumps(info.as_plain(), sort_keys=True).encode()).hexdigest()
 
 
 def written(name: str | Fault) -> str:

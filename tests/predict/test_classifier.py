@@ -19,7 +19,7 @@ from torch import Tensor
 import fmnist_lightning
 from fmnist_lightning.data.pictures import PictureError
 from fmnist_lightning.data.sets.drawn import draw
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES, load_split
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST, load_split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import PACKAGED, load_pretrained, to_safetensors
 from fmnist_lightning.predict import classifier
@@ -89,7 +89,7 @@ def test_classifier_takes_data_of_any_shape_and_dtype(
 def test_classifier_takes_paths_images_and_pixels_alike(classify: PictureClassifier, boot: Path) -> None:
     grey = np.asarray(on_white())
     opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
-    expected = reference(classify, torch.tensor(load_picture(boot))[None])
+    expected = reference(classify, torch.tensor(load_picture(boot, FASHION_MNIST)))
     pixels = [grey, grey[..., None], opaque[..., :3], opaque]
     floats = [(each - 0.25).clip(0) / 255 for each in pixels]  # which are rounded
     for picture in (str(boot), boot, on_white(), *pixels, *floats, *map(torch.tensor, pixels + floats)):
@@ -107,7 +107,7 @@ def test_classifier_negates_pictures_but_not_data(classify: PictureClassifier) -
 def test_load_classifier_passes_invert_on(classify: PictureClassifier, boot: Path) -> None:
     for invert in ("auto", "always", "never"):
         forced = load_classifier(device="cpu", invert=invert)
-        assert_close(forced(boot).probs, classify(load_picture(boot, invert)).probs)
+        assert_close(forced(boot).probs, classify(load_picture(boot, FASHION_MNIST, invert)).probs)
         assert torch.equal(forced(boot).probs, classify(boot).probs) is (invert != "never")
     with pytest.raises(ValueError, match="allways"):
         load_classifier(device="cpu", invert="allways")

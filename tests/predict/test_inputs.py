@@ -8,17 +8,24 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import pack
 from PIL import Image
 
+from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.predict import inputs
-from fmnist_lightning.predict.inputs import Fault, Picture, Result, expand_all, read_all
+from fmnist_lightning.predict.inputs import Fault, Picture, Result, expand_all
 from fmnist_lightning.predict.pictures import Gray
 
 IMAGES = np.random.default_rng(0).integers(0, 100, (3, 28, 28), np.uint8)  # no corner is bright
+
+
+def read_all(names: Iterable[str | Fault], **options: Any) -> Iterator[Result]:
+    return inputs.read_all(names, FASHION_MNIST, **options)
 
 
 def png(index: int) -> bytes:
@@ -165,10 +172,10 @@ def test_idx_images_are_not_inverted(name: str, packing: Callable[[bytes], bytes
     Path("a.png").write_bytes(png(0))
     Path(name).write_bytes(packing(idx(255 - IMAGES)))  # with bright corners
     for invert, expected in (("auto", IMAGES[0]), ("always", 255 - IMAGES[0])):
-        picture, *images = read_all(["a.png", name], invert)
+        picture, *images = read_all(["a.png", name], invert=invert)
         assert (picture.image == expected).all()
         assert [image.name for image in images] == [f"{name}[0]", f"{name}[1]", f"{name}[2]"]
-        assert (np.stack([image.image for image in images]) == 255 - IMAGES).all()
+        assert (np.concatenate([image.image for image in images]) == 255 - IMAGES).all()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +243,7 @@ def test_large_idx_file_takes_the_memory_of_one_image() -> None:
 
 
 def test_slow_file_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wait_for_the_second(name: str, invert: str) -> list[Result]:
+    def wait_for_the_second(name: str, _: DataInfo, invert: str) -> list[Result]:
         if name == "b":
             second_is_done.set()
         else:

@@ -22,13 +22,13 @@ from conftest import Program, run_command
 from PIL import Image
 
 from fmnist_lightning.data.sets.drawn import draw
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors
 from fmnist_lightning.predict import inputs
 from fmnist_lightning.predict.classifier import load_classifier
 from fmnist_lightning.predict.pictures import load_picture
 from fmnist_lightning.predict.predict import predict
-from fmnist_lightning.predict.rows import header, row_line
+from fmnist_lightning.predict.rows import RowFormat
 
 ROOT = Path(__file__).parents[2]
 CPU = ("--accelerator", "cpu")
@@ -88,7 +88,8 @@ def test_row_formats_are_exact() -> None:
     boot = {"label": 9, "class": "Ankle boot", "probability": 0.875}
     top = [boot, {"label": 0, "class": "T-shirt/top", "probability": 0.123457}]
     row = {"file": "a, b.png", **boot, "top": top, "dataset": "fashion_mnist"}
-    written = {kind: header(kind, 2) + row_line(kind, row, 2) for kind in ("table", "csv", "json")}
+    formats = {kind: RowFormat(kind, 2, FASHION_MNIST) for kind in ("table", "csv", "json")}
+    written = {kind: rows.header() + rows.line(row) for kind, rows in formats.items()}
     assert written["table"] == (
         "class       probability  class       probability  picture\n"
         "Ankle boot       87.50%  T-shirt/top      12.35%  a, b.png\n"
@@ -120,8 +121,8 @@ def test_saved_inputs_are_what_the_model_saw(program: Program, tmp_path: Path) -
     saved = [folder / name for name in ("000000_a.png", "000001_a.png", "000002_d.png")]
     assert sorted(folder.iterdir()) == saved
     images = [np.asarray(Image.open(path)) for path in saved]
-    assert np.array_equal(images, [load_picture(row["file"], "never") for row in rows])
-    assert not np.array_equal(images, [load_picture(row["file"]) for row in rows])
+    assert np.array_equal(images, [load_picture(row["file"], FASHION_MNIST, "never")[0] for row in rows])
+    assert not np.array_equal(images, [load_picture(row["file"], FASHION_MNIST)[0] for row in rows])
     assert [row["class"] for row in rows] == load_classifier(device="cpu")(np.stack(images)).names
 
 
@@ -254,7 +255,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(program: Program, monk
 
     def read_picture(*_: object) -> np.ndarray:
         with counting:
-            image = living[len(alive)] = GARMENTS[0].copy()
+            image = living[len(alive)] = GARMENTS[:1].copy()
             alive.append(len(living))
         return image
 
@@ -265,7 +266,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(program: Program, monk
     assert len(alive) == 500
     assert max(alive) <= 2 * 20 + 5 * 4 + 2  # two batches, and what four threads read ahead
     alive.clear()
-    assert len(list(inputs.read_all(names))) == max(alive) == 500  # the control: a list keeps all
+    assert len(list(inputs.read_all(names, FASHION_MNIST))) == max(alive) == 500  # the control: a list keeps all
 
 
 def test_progress_bar_counts_files_and_spares_the_rows(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fmnist_lightning.data.sets.fashion_mnist import load_split
+from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST, load_split
 from fmnist_lightning.predict import pictures
 from fmnist_lightning.predict.classifier import load_classifier
 from fmnist_lightning.predict.pictures import Gray, Invert, read_picture
@@ -54,7 +54,7 @@ def agreement(data_dir: Path, colors: str, kind: str, invert: Invert = "auto", c
     images, labels = images_and_labels(data_dir)
     rng = np.random.default_rng(0)
     results = [
-        read_picture(photograph(image, SIZES[index % len(SIZES)], colors, kind, rng), invert)
+        read_picture(photograph(image, SIZES[index % len(SIZES)], colors, kind, rng), FASHION_MNIST, invert)
         for index, image in enumerate(images[:count])
     ]
     return (load_classifier(device="cpu")(np.stack(results)).labels == labels[:count]).double().mean().item()
@@ -72,7 +72,7 @@ def test_wrong_inversion_loses_most_classes(real_data_dir: Path, colors: str, wr
 
 
 def test_round_trip_without_trimming_loses_classes(real_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "find_box", lambda colors, _: (0, 0, *colors.size))
+    monkeypatch.setattr(pictures, "find_box", lambda colors, *_: (0, 0, *colors.size))
     assert agreement(real_data_dir, "dark on white", "PNG", count=FEW) < 0.85
 
 

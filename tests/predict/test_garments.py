@@ -1,21 +1,31 @@
-"""Any picture becomes 28 x 28 pixels, light on dark, as in the data set; what is no picture is refused."""
+"""Any picture of a garment becomes 28 x 28 pixels, light on dark; what is no picture is refused."""
 
 import io
 import itertools
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from fmnist_lightning.data.pictures import MAX_PIXELS, PictureError, check_pixels, scale_depth
+from fmnist_lightning.data.pictures import PictureError
+from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST
 from fmnist_lightning.predict import pictures
-from fmnist_lightning.predict.pictures import Gray, corners_of, find_box, fit, load_picture, prepare, read_picture
+from fmnist_lightning.predict.pictures import (
+    Gray,
+    corners_of,
+    find_box,
+    fit,
+    frame,
+    load_picture,
+    prepare,
+    read_picture,
+)
 
 # By EXIF's number: from how a camera stores a picture to how it is meant.
 TURNS: dict[int, Callable[[Gray], Gray]] = {
@@ -50,6 +60,10 @@ def rectangle(height: int, width: int, scale: int = 3) -> Gray:
 
 def prepared(pixels: Gray, **options: Any) -> Gray:
     return prepare(Image.fromarray(np.ascontiguousarray(pixels)), **options)
+
+
+def read_garment(file: io.BytesIO) -> Gray:
+    return read_picture(file, FASHION_MNIST)[0]
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> io.BytesIO:
@@ -88,15 +102,15 @@ def png_that_claims(width: int, height: int) -> bytes:
     ],
 )
 def test_color_modes_give_the_same_pixels(kind: str, image: Image.Image) -> None:
-    assert (read_picture(saved(image, kind)) == prepare(PHOTO)).all()
+    assert (read_garment(saved(image, kind)) == prepare(PHOTO)).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_transparent_palette_entry_is_background(kind: str) -> None:
     image = with_palette()
     image.putpalette([0, 255, 0, *image.getpalette()[3:]])  # entry 0, which was white, becomes green
-    assert not (read_picture(saved(image, kind)) == prepare(PHOTO)).all()
-    assert (read_picture(saved(image, kind, transparency=0)) == prepare(PHOTO)).all()
+    assert not (read_garment(saved(image, kind)) == prepare(PHOTO)).all()
+    assert (read_garment(saved(image, kind, transparency=0)) == prepare(PHOTO)).all()
 
 
 @pytest.mark.parametrize(("invert", "backing"), [("auto", 255), ("always", 255), ("never", 0)])
@@ -114,25 +128,10 @@ def test_find_box_finds_garment_by_opacity_or_color_alone() -> None:
     white = Image.new("RGB", opacity.size, "white")
     picture = np.where(rectangle(28, 20)[..., None] == 0, [255, 0, 0], [0, 130, 0]).astype(np.uint8)
     colors = Image.fromarray(picture)
-    assert find_box(white, opacity) == find_box(colors, None) == (20, 10, 80, 94)
+    assert find_box(white, opacity, 28) == find_box(colors, None, 28) == (20, 10, 80, 94)
     for control in (white, colors.convert("L").convert("RGB")):
         with pytest.raises(PictureError):
-            find_box(control, None)
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_scale_depth_rounds_to_8_bits(dtype: type) -> None:
-    values = [0, 128, 129, 257, 32768, 65407, 65535]
-    factor = 65535 if dtype is np.float32 else 1
-    scaled = scale_depth(np.array([[value / factor for value in values]], dtype))
-    assert scaled.tolist() == [[0, 0, 1, 1, 128, 255, 255]]
-
-
-def test_scale_depth_refuses_values_outside() -> None:
-    for dtype, ranges in {np.float32: [(0, 1.01), (-0.01, 1), (0.5, np.nan)], np.int32: [(0, 65536), (-1, 0)]}.items():
-        for values in ranges:
-            with pytest.raises(PictureError, match=r"not 0 to (1\.0|65535)$"):
-                prepare(Image.fromarray(np.array([values], dtype)))
+            find_box(control, None, 28)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -141,7 +140,7 @@ def test_picture_is_turned_by_its_exif_orientation(kind: str) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         file = saved(PHOTO, kind, exif=exif)
-        assert (read_picture(file) == prepared(turn(photo()))).all(), orientation
+        assert (read_garment(file) == prepared(turn(photo()))).all(), orientation
     assert len({prepared(turn(photo())).tobytes() for turn in TURNS.values()}) == 8
 
 
@@ -154,13 +153,13 @@ def test_damaged_exif_prevents_nothing(exif: bytes, orientation: int) -> None:
     file = saved(PHOTO, exif=exif)
     with pytest.raises((SyntaxError, struct.error)), Image.open(file) as image:
         ImageOps.exif_transpose(image)
-    assert (read_picture(file) == prepared(TURNS[orientation](photo()))).all()
+    assert (read_garment(file) == prepared(TURNS[orientation](photo()))).all()
 
 
 def test_picture_of_28_pixels_comes_back_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     image[:2] = 0  # the upper corners
-    assert (read_picture(saved(Image.fromarray(image))) == image).all()
+    assert (read_garment(saved(Image.fromarray(image))) == image).all()
     assert (prepared(255 - image) == image).all()
 
 
@@ -185,9 +184,9 @@ def test_fit_only_moves_and_sharpens_28_pixels(monkeypatch: pytest.MonkeyPatch) 
     expected = np.full((28, 28), 7, np.uint8)
     expected[:, 5:] = gray[3:31, 4:27]
     expected = np.roll(expected, -2, axis=1)  # of five columns, three on the left and two on the right
-    assert not (fit(gray, (4, 3, 27, 31), 7) == expected).all()
+    assert not (fit(gray, (4, 3, 27, 31), 7, 28) == expected).all()
     monkeypatch.setattr(pictures, "SHARPENING", ImageFilter.UnsharpMask(percent=0))
-    assert (fit(gray, (4, 3, 27, 31), 7) == expected).all()
+    assert (fit(gray, (4, 3, 27, 31), 7, 28) == expected).all()
 
 
 def test_invert_auto_always_and_never() -> None:
@@ -213,7 +212,7 @@ def test_corners_of_matches_a_loop() -> None:
     found = [pixels[row, column] for row in (0, 1, 58, 59) for column in (0, 1, 88, 89)]
     color = [sum(sorted(map(float, channel))[7:9]) / 2 for channel in zip(*found, strict=True)]
     distances = sorted(max(abs(float(a) - b) for a, b in zip(pixel, color, strict=True)) for pixel in found)
-    found_color, tolerance = corners_of(pixels)
+    found_color, tolerance = corners_of(pixels, 28)
     assert found_color.tolist() == color
     assert tolerance == pictures.DEVIATIONS * sum(distances[7:9]) / 2
 
@@ -224,20 +223,20 @@ def test_noise_is_not_taken_for_the_garment(channels: int, monkeypatch: pytest.M
     noise = np.random.default_rng(0).normal(0, 8, (*clean.shape[:2], channels))
     noisy = Image.fromarray((clean * 0.7 + 35 + noise).astype(np.uint8).squeeze()).convert("RGB")
     exact = (40, 30, 40 + 240, 30 + 336)
-    assert np.abs(np.subtract(find_box(noisy, None), exact)).max() <= 1
+    assert np.abs(np.subtract(find_box(noisy, None, 28), exact)).max() <= 1
     monkeypatch.setattr(pictures, "DEVIATIONS", 0)
-    assert np.abs(np.subtract(find_box(noisy, None), exact)).max() > 5
+    assert np.abs(np.subtract(find_box(noisy, None, 28), exact)).max() > 5
 
 
 def test_large_jpeg_is_decoded_at_lower_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    def watched(image: Image.Image, invert: pictures.Invert) -> Gray:
+    def watched(image: Image.Image, invert: pictures.Invert, size: int) -> Gray:
         sizes.append(image.size)
-        return prepare(image, invert)
+        return prepare(image, invert, size)
 
     sizes: list[tuple[int, int]] = []
     monkeypatch.setattr(pictures, "prepare", watched)
     large = PHOTO.resize((1050, 1340))
-    found = read_picture(saved(large, "JPEG", quality=95))
+    found = read_garment(saved(large, "JPEG", quality=95))
     assert sizes == [(525, 670)]  # at least 512 each
     assert np.abs(found.astype(int) - prepare(large)).mean() < 2
 
@@ -269,16 +268,19 @@ PNG = saved(PHOTO).getvalue()
 def test_load_picture_refuses_what_is_no_whole_picture(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "boot.png").write_bytes(content)
     with pytest.raises(PictureError, match=rf"boot\.png: it {reason}"):
-        load_picture(tmp_path / "boot.png")
+        load_picture(tmp_path / "boot.png", FASHION_MNIST)
 
 
-def test_pillow_itself_would_open_postscript() -> None:
-    with Image.open(io.BytesIO(EPS)) as image:
-        assert image.format == "EPS"
+@pytest.mark.parametrize("size", [20, 28, 40])
+def test_garment_takes_the_size_of_the_images(size: int) -> None:
+    info = replace(FASHION_MNIST, image_shape=(1, size, size))
+    [image] = frame(PHOTO, info)
+    assert image.shape == (size, size)
+    assert np.ptp(np.flatnonzero(image.any(axis=1))) + 1 == size  # the longest edge
+    assert (frame(Image.fromarray(image), info) == image).all()
 
 
-def test_check_pixels_accepts_one_to_the_limit() -> None:
-    check_pixels(SimpleNamespace(size=(1, MAX_PIXELS)))
-    for size in ((1, MAX_PIXELS + 1), (0, 5)):
-        with pytest.raises(PictureError, match=f"{size[0]} x {size[1]:,} pixels"):
-            check_pixels(SimpleNamespace(size=size))
+@pytest.mark.parametrize("shape", [(3, 28, 28), (1, 28, 20)])
+def test_garment_for_other_images_than_gray_squares_is_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(PictureError, match=f"{shape[0]} x {shape[1]} x {shape[2]} values"):
+        frame(PHOTO, replace(FASHION_MNIST, image_shape=shape))
