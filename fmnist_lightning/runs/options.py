@@ -274,9 +274,10 @@ class PredictOptions:
     batch_size: PositiveInt = 256
     """Pictures per step. The results don't depend on it."""
     invert: Literal["auto", "always", "never"] = "auto"
-    """The model expects light garments on a dark background. auto inverts pictures with bright corners."""
+    """always negates pictures. auto negates them only for a model of garments, which has to see light ones on a dark
+    background, if their corners are bright."""
     save_inputs: str | None = path_option(None)
-    """Folder for what the model sees of each picture: 28 x 28 pixels, one numbered PNG file each."""
+    """Folder for what the model sees of each picture: one numbered PNG file each, in the size of the model's images."""
     tta: bool = False
     """Test-time augmentation: average over each picture and its mirror image. For models trained with --flip."""
     output: str | None = path_option(None)
