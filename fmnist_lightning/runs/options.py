@@ -106,9 +106,10 @@ class SourceOptions:
     folder, a folder of pictures with a folder for each class; idx, any four IDX files; mnist, kmnist, emnist_letters,
     by torchvision."""
     data_dir: str = path_option(default_factory=default_data_dir)
-    """Folder of the data. Fashion-MNIST and torchvision's sets: with torchvision's layout or with the four files,
-    gzipped or not; missing files are downloaded into it. folder: PICTURES/CLASS/FILE or PICTURES/train/CLASS/FILE, with
-    val and test beside train. The environment variable FMNIST_DATA_DIR sets the default."""
+    """Folder of the data. Fashion-MNIST: with torchvision's layout or the four files, gzipped or not; other sets of
+    torchvision: with its layout; missing files are downloaded into it. folder: PICTURES/CLASS/FILE or
+    PICTURES/train/CLASS/FILE, with val and test beside train. The environment variable FMNIST_DATA_DIR sets the
+    default."""
     image_size: PositiveInt | None = None
     """Height and width in pixels that the pictures of a folder are scaled to. Default: 28."""
     channels: Literal[1, 3] | None = None
