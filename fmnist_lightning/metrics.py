@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
 
     logits: Tensor  # (n, num_classes) float32 or float64
     labels: Tensor  # (n,) int64
-    indices: Tensor  # (n,) int64: places in the split
+    indices: Tensor  # (n,) int64: positions in the split
 
 
 class EpochMetrics(Metric):
@@ -55,6 +55,11 @@ class EpochMetrics(Metric):
         self.logits.append(logits.detach())
         self.labels.append(labels)
         self.indices.append(indices)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are outputs that `compute` has not seen."""
+        return bool(self.indices) and self._computed is None
 
     def collected(self) -> Outputs:
         """The outputs so far: those of this rank, or within `sync_context` those of all ranks."""

@@ -27,8 +27,6 @@ UNTRUE_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     # The weights are float32 in bf16-mixed, so the size is right.
     "Precision bf16-mixed is not supported by the model summary.*",
-    # All that is logged was gathered from all ranks before, except for the clock of rank 0.
-    ".*It is recommended to use `self.log\\(.*sync_dist=True\\)`.*",
     # Calls inside Lightning and TensorBoard's graph writer.
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*torch.jit.trace.* is deprecated.*",

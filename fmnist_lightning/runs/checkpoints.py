@@ -9,7 +9,7 @@ import torch
 from fmnist_lightning.errors import UserError
 
 # Increased when older code would misread a newer checkpoint.
-FORMAT = 2
+FORMAT = 3
 
 
 class TrainingRecord(NamedTuple):

@@ -1,89 +1,181 @@
 """The LightningModule, which wires model, loss, metrics, and optimizer."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fmnist_lightning.data.batches import Batch
-from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.data.source import DataError, DataInfo
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import EpochMetrics
 from fmnist_lightning.models.layers import ImageShape
 from fmnist_lightning.models.nets import build_net
 from fmnist_lightning.runs.options import ModuleOptions, TrainOptions, values_of
 from fmnist_lightning.training.distillation import Teacher
-from fmnist_lightning.training.optim import OPTIMIZERS, one_cycle
+from fmnist_lightning.training.optim import OPTIMIZERS, SCHEDULES
+
+Loss = nn.Module | Callable[[Tensor, Tensor], Tensor]
 
 
 class Classifier(L.LightningModule):
-    """A net of MODELS that is trained with cross-entropy by an optimizer of OPTIMIZERS.
+    """A net that learns to classify images, with any Trainer, from any batches that start with (images, labels).
 
     It logs once an epoch: the loss and all METRICS in validation and test, the loss and accuracy in training. Those of
     training come from the training steps themselves: with dropout and augmentation, while the weights change. If images
-    are blended, the label with the larger share counts.
+    are blended, the label with the larger share counts. `predict` gives probabilities (B, num_classes) float32.
+
+    Own objects (`net`, `loss`, `optimizer`, `schedule`) are no hyperparameters: pass them to `load_from_checkpoint`
+    again. Raises ValueError if an argument is unknown or does not suit the others.
+
+    Args:
+        model: Name of the model: seed, notebook, compact, fine, advanced, or timm:NAME for any model of timm.
+        image_shape: Channels, height and width of the images.
+        num_classes: Number of classes, 2 or more.
+        class_names: Names of the classes, by label, for plots and predictions.
+        dropout: Dropout rates, three for all but timm's models. Default: the model's own.
+        optimizer: adam (Keras's), muon, sgd (with Nesterov momentum of 0.9) or adamw; or a function that makes one from
+            the parameters of the net, to which lr and weight_decay don't apply.
+        lr: Learning rate. For one_cycle and cosine, its peak.
+        weight_decay: Decoupled weight decay, as in AdamW; for sgd, L2 regularization.
+        schedule: constant, one_cycle or cosine, for each optimizer step of the whole training; or a function that makes
+            a scheduler from the optimizer, which Lightning then steps once an epoch, or Lightning's dictionary of one.
+        label_smoothing: Label smoothing of the training loss. The logged loss has none.
+        class_weights: Weights of the classes in the training loss, by label. The logged loss has none.
+        pretrained: Start a timm model from its pretrained weights, which are downloaded.
+        net: An own net in place of model. It maps images as the batches hold them, such as uint8 in 0..255 from
+            FashionMNISTDataModule, to logits (B, num_classes).
+        loss: An own loss in place of cross-entropy, a function of logits (B, num_classes) and labels (B,), or of
+            probabilities (B, num_classes) if images are blended. It is also what is logged as the loss. It has no
+            weights that learn.
     """
 
     def __init__(
         self,
-        model: str = "seed",
+        model: str | None = "seed",
         image_shape: ImageShape = (1, 28, 28),
         num_classes: int = 10,
         class_names: Sequence[str] | None = None,
         dropout: Sequence[float] | None = None,
-        optimizer: str = "adam",
+        optimizer: str | Callable[[Iterable[nn.Parameter]], Optimizer] = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
-        schedule: str = "constant",
+        schedule: str | Callable[[Optimizer], LRScheduler] = "constant",
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
         pretrained: bool = False,
+        net: nn.Module | None = None,
+        loss: Loss | None = None,
     ) -> None:
         super().__init__()
+        check_name("optimizer", optimizer, OPTIMIZERS)
+        check_name("schedule", schedule, SCHEDULES)
+        if num_classes < 2:
+            raise ValueError(f"cannot classify into num_classes {num_classes}: expected 2 or more")
+        for name, values in (("class_names", class_names), ("class_weights", class_weights)):
+            if values is not None and len(values) != num_classes:
+                raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
+        if loss is not None and (label_smoothing or class_weights):
+            raise ValueError("cannot use label_smoothing or class_weights with an own loss (leave them out)")
         # Plain values, which a checkpoint holds.
+        model = model if net is None else None
         class_names = None if class_names is None else list(class_names)
         dropout = None if dropout is None else list(dropout)
-        self.save_hyperparameters()
-        self.net = build_net(model, image_shape, num_classes, dropout)
+        class_weights = None if class_weights is None else list(class_weights)
+        own = [name for name, value in (("optimizer", optimizer), ("schedule", schedule)) if callable(value)]
+        # A checkpoint has the weights, so that none are downloaded to load it.
+        self.save_hyperparameters(ignore=["net", "loss", "pretrained", *own])
+        self.hparams["model"] = model  # LightningCLI saves what it was given
+        self.net = (
+            build_net(str(model), image_shape, num_classes, dropout, pretrained=pretrained) if net is None else net
+        )
+        self.optimizer, self.schedule = optimizer, schedule
+        # In a list, it is no submodule, whose buffers would be in each checkpoint.
+        self.own_loss = [] if loss is None else [loss]
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights, persistent=False)
         self.teacher: Teacher | None = None  # `train` sets it
         self.train_metrics = EpochMetrics(num_classes, "train/", names=["accuracy"])
         self.val_metrics = EpochMetrics(num_classes, "val/")
         self.test_metrics = EpochMetrics(num_classes, "test/")
-        # For the graph in TensorBoard and the sizes in the summary.
-        self.example_input_array = torch.zeros(1, *image_shape, dtype=torch.uint8)
+        if net is None:
+            # For the graph in TensorBoard and the sizes in the summary. An own net may take floats alone.
+            self.example_input_array = torch.zeros(1, *image_shape, dtype=torch.uint8)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, num_classes)."""
         return self.net(images)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self.shared_step(batch, self.train_metrics)
-        targets = batch.labels if batch.targets is None else batch.targets.to(logits.dtype)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.hparams["label_smoothing"])
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        batch, logits = self.shared_step(batch, self.train_metrics)
+        loss = self.loss(logits, batch.labels if batch.targets is None else batch.targets.to(logits.dtype))
         if self.teacher:
             loss = self.teacher.loss(logits, batch.images, loss)
         # Not in on_train_epoch_end, which Lightning calls after it saves the epoch's checkpoint: a kill between the two
         # would lose these values.
         if self.trainer.is_last_batch:
-            self.log_epoch(self.train_metrics)
+            self.log_epoch(self.train_metrics, in_step=True)
+            self.train_metrics.reset()
         # DDP averages gradients over ranks, whose shards of a batch may differ in size.
         return loss * (len(batch.labels) * self.trainer.world_size / batch.total)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.shared_step(batch, self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         self.shared_step(batch, self.test_metrics)
 
-    def shared_step(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
-        """Logits (B, num_classes), in float32 or better, which `metrics` keeps."""
-        logits = self(batch.images)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities (B, num_classes) float32 for a batch of images, or one that starts with them."""
+        return self.logits(batch if isinstance(batch, Tensor) else batch[0]).softmax(dim=1).float()
+
+    def shared_step(self, batch: Any, metrics: EpochMetrics) -> tuple[Batch, Tensor]:
+        """The batch as a `Batch`, and its logits (B, num_classes), which `metrics` keeps."""
+        batch = batch if isinstance(batch, Batch) else self.as_batch(batch, sum(map(len, metrics.labels)))
+        logits = self.logits(batch.images)
         metrics.update(logits, batch.labels, batch.indices)
-        return logits
+        return batch, logits
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) in float32 or better. Raises ValueError if the net gives another shape."""
+        logits = self(images)
+        expected = (len(images), self.hparams["num_classes"])
+        if logits.shape != expected:
+            raise ValueError(f"cannot use logits {tuple(logits.shape)}: expected {expected} (adapt the net)")
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def as_batch(self, batch: Sequence[Tensor], done: int) -> Batch:
+        """A `Batch` from (images, labels, ...), after `done` images of this rank.
+
+        Indices are those of a DistributedSampler that does not shuffle. Labels may be probabilities (B, num_classes),
+        as MixUp and CutMix of torchvision make them.
+        """
+        images, labels = batch[:2]
+        targets = labels if labels.is_floating_point() else None
+        labels = labels.long() if targets is None else targets.argmax(dim=1)
+        ranks = self.trainer.world_size
+        indices = (torch.arange(len(labels), device=labels.device) + done) * ranks + self.global_rank
+        return Batch(images, labels, indices, len(labels) * ranks, targets)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The training loss of a batch, for labels (B,) or probabilities (B, num_classes)."""
+        if self.own_loss:
+            [own_loss] = self.own_loss
+            return (own_loss.to(logits.device) if isinstance(own_loss, nn.Module) else own_loss)(logits, targets)
+        smoothing = self.hparams["label_smoothing"]
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        # Per image, as in Keras. torch's mean divides by the weights of a rank's shard, and depends on the shards.
+        weights = self.class_weights.to(logits.dtype)
+        return F.cross_entropy(logits, targets, weights, label_smoothing=smoothing, reduction="sum") / len(logits)
 
     # These drop the outputs of an interrupted epoch. Lightning skips the first hook if it resumes in the middle of an
     # epoch, so that the first half counts.
@@ -97,17 +189,37 @@ class Classifier(L.LightningModule):
     def on_test_epoch_start(self) -> None:
         self.test_metrics.reset()
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        trainer: Any = self.trainer
+        stops = trainer.global_step == trainer.max_steps
+        if stops and self.train_metrics.pending:
+            # In the middle of an epoch. The outputs stay, so that a resumed training counts all of it.
+            self.log_epoch(self.train_metrics, in_step=True)
+        # Lightning passes what is logged in a step to the loggers at each `log_every_n_steps` alone.
+        connector = trainer._logger_connector
+        if (stops or trainer.is_last_batch) and not connector.should_update_logs:
+            connector.log_metrics(connector.metrics["log"])
+
+    def on_train_epoch_end(self) -> None:
+        if self.train_metrics.pending:  # a callback stopped the training in the middle of an epoch
+            self.log_epoch(self.train_metrics)
+
     def on_validation_epoch_end(self) -> None:
         self.log_epoch(self.val_metrics)
+        self.val_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
         self.log_epoch(self.test_metrics)
+        self.test_metrics.reset()
 
-    def log_epoch(self, metrics: EpochMetrics) -> None:
-        in_step = self.trainer.training
-        for name, value in metrics.compute().items():
-            self.log(name, value, prog_bar=name.endswith("loss"), on_step=in_step, on_epoch=not in_step)
-        metrics.reset()
+    def log_epoch(self, metrics: EpochMetrics, *, in_step: bool = False) -> None:
+        values = dict(metrics.compute())
+        if self.own_loss:
+            values[f"{metrics.prefix}loss"] = self.loss(*metrics.outputs[:2])
+        when: dict[str, Any] = {"on_step": in_step, "on_epoch": not in_step}
+        for name, value in values.items():
+            # The same on all ranks; the maximum keeps its bits, as the mean might not.
+            self.log(name, value, prog_bar=name.endswith("loss"), sync_dist=True, reduce_fx="max", **when)
 
     def on_fit_start(self) -> None:
         if self.teacher:
@@ -130,25 +242,67 @@ class Classifier(L.LightningModule):
             self.train_metrics.update(*(tensor[rows].to(self.device) for tensor in checkpoint["seen"]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        hparams: Any = self.hparams
-        optimizer = OPTIMIZERS[hparams.optimizer](self.net.parameters(), hparams.lr, hparams.weight_decay)
-        if hparams.schedule == "constant":
+        parameters, hparams = self.net.parameters(), self.hparams
+        if callable(self.optimizer):
+            optimizer = self.optimizer(parameters)
+        else:
+            make = OPTIMIZERS[self.optimizer]
+            optimizer = make(parameters, lr=hparams["lr"], weight_decay=hparams["weight_decay"])
+        if callable(self.schedule):
+            return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer)}
+        if not (plan := SCHEDULES[self.schedule]):
             return optimizer
-        # Not trainer.estimated_stepping_batches: Lightning 2.6 then forgets to restore the loader's place in an epoch.
-        trainer: Any = self.trainer
-        scheduler = one_cycle(optimizer, trainer.max_epochs * len(trainer.datamodule.train_dataloader()))
+        scheduler = plan(optimizer, self.planned_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def planned_steps(self) -> int:
+        """The number of optimizer steps of the whole training. Raises UserError if its length is not known."""
+        trainer: Any = self.trainer
+        steps = trainer.estimated_stepping_batches
+        # It has set up the loader before Lightning 2.6 would restore the loader's place in an epoch. Without this, a
+        # training that resumes within an epoch would begin the epoch anew.
+        trainer.fit_loop._combined_loader = None
+        if steps < 0 or math.isinf(steps):
+            raise UserError(
+                f"cannot schedule the learning rate by {self.schedule}: the training has no set length (give the "
+                "Trainer max_epochs or max_steps)"
+            )
+        return max(1, int(steps))
 
-def build_classifier(options: TrainOptions, info: DataInfo) -> Classifier:
+
+def check_name(kind: str, name: object, known: Iterable[str]) -> None:
+    if not callable(name) and name not in list(known):
+        raise ValueError(f"cannot use the {kind} {name!r}: expected one of {', '.join(known)}")
+
+
+def build_classifier(
+    options: TrainOptions, info: DataInfo, labels: Tensor | None = None, loss: Loss | None = None
+) -> Classifier:
     """The module of these options for a data set, with weights in their precision.
 
-    Lightning 2.6 loads a checkpoint's weights before it converts the module to 64 bits, and so rounds them to 32.
+    `labels` (n,) are those of the training images, for a training; without them there are no balanced class weights,
+    and no pretrained weights are fetched. Raises UserError if an option does not suit the data.
     """
-    data: dict[str, Any] = {
-        "image_shape": info.image_shape,
-        "num_classes": len(info.classes),
-        "class_names": info.classes,
-    }
-    module = Classifier(**values_of(options, ModuleOptions), **data)
+    arguments = values_of(options, ModuleOptions)
+    if labels is None:
+        arguments["pretrained"] = False
+    if options.class_weights == "balanced":
+        arguments["class_weights"] = None if labels is None else balanced_weights(labels, info.classes)
+    arguments |= {"image_shape": info.image_shape, "num_classes": len(info.classes), "class_names": info.classes}
+    try:
+        module = Classifier(**arguments, loss=loss)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    # Lightning 2.6 loads a checkpoint's weights before it converts the module to 64 bits, and so rounds them to 32.
     return module.double() if options.precision == "64-true" else module
+
+
+def balanced_weights(labels: Tensor, classes: Sequence[str]) -> list[float]:
+    """Weights with which each class counts the same in all: n / (classes * images of the class), as in scikit-learn.
+
+    Raises DataError if a class has no image.
+    """
+    counts = labels.bincount(minlength=len(classes)).double()
+    if lacking := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise DataError(f"cannot balance the classes: no training image is of {', '.join(lacking)} (list weights)")
+    return (len(labels) / (len(classes) * counts)).tolist()

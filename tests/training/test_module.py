@@ -1,23 +1,33 @@
-"""The module's metrics over interrupted epochs, its loss of blended images, with any Trainer."""
+"""The module's arguments, its metrics over interrupted epochs, its losses, and what its checkpoints hold."""
 
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Callback
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch.nn import functional as F
 
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
+from fmnist_lightning.data.source import DataError, DataInfo
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import Outputs
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.runs.checkpoints import load_weights
+from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training.distillation import Teacher
 from fmnist_lightning.training.evaluate import check_counted_once
-from fmnist_lightning.training.module import Classifier
+from fmnist_lightning.training.module import Classifier, build_classifier
 
 pytestmark = pytest.mark.usefixtures("small_drawn")
 
@@ -40,13 +50,19 @@ class Interrupt(Callback):
         if self.stage == "val" and not trainer.sanity_checking:
             raise StoppedError
 
+    def on_test_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        raise StoppedError
 
-def fit(module: Classifier, *callbacks: Callback) -> None:
-    """Train for an epoch of 540 images in batches of 50."""
-    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[*callbacks], enable_model_summary=False, **quiet)
+
+def fit(module: Classifier, *callbacks: Callback, max_steps: int = -1) -> None:
+    """Train for an epoch of 540 images in batches of 50, and test on 200."""
+    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    length: dict[str, Any] = {"max_epochs": 1, "max_steps": max_steps}
+    trainer = L.Trainer(accelerator="cpu", callbacks=[*callbacks], **length, **dict.fromkeys(names, False))
     module.train()  # an interrupted validation leaves it in eval mode
-    trainer.fit(module, FashionMNISTDataModule("drawn", batch_size=50))
+    datamodule = FashionMNISTDataModule("drawn", batch_size=50)
+    trainer.fit(module, datamodule)
+    trainer.test(module, datamodule, verbose=False)
 
 
 def new_module() -> Classifier:
@@ -54,14 +70,17 @@ def new_module() -> Classifier:
     return Classifier(dropout=(0, 0, 0))
 
 
-@pytest.mark.parametrize("stage", ["train", "val"])
+@pytest.mark.parametrize("stage", ["train", "val", "test", "max_steps"])
 def test_interrupted_epoch_leaves_nothing(stage: str) -> None:
     module = new_module()
-    with pytest.raises(StoppedError):
-        fit(module, Interrupt(stage))
+    if stage == "max_steps":
+        fit(module, max_steps=3)
+    else:
+        with pytest.raises(StoppedError):
+            fit(module, Interrupt(stage))
     fit(module)
-    assert torch.equal(module.train_metrics.outputs.indices, torch.arange(540))
-    assert torch.equal(module.val_metrics.outputs.indices, torch.arange(60))
+    for metrics, count in ((module.train_metrics, 540), (module.val_metrics, 60), (module.test_metrics, 200)):
+        assert torch.equal(metrics.outputs.indices, torch.arange(count))
 
 
 def test_checkpoint_in_an_epoch_has_the_weights_of_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +103,13 @@ def test_checkpoint_in_an_epoch_has_the_weights_of_any_other(monkeypatch: pytest
         assert loaded.train_metrics.collected().logits.shape == (len(indices), 10)
 
 
+def in_step(module: Classifier, ranks: int = 1) -> Classifier:
+    """The module in the middle of an epoch of a Trainer."""
+    trainer: Any = SimpleNamespace(training=True, is_last_batch=False, world_size=ranks, global_rank=ranks - 1)
+    module._trainer = trainer
+    return module
+
+
 def test_check_counted_once_refuses_repeated_and_missing_images() -> None:
     logits, labels = torch.zeros(3, 10), torch.zeros(3, dtype=torch.int64)
     check_counted_once(Outputs(logits, labels, torch.tensor([0, 1, 2])), 3)
@@ -98,12 +124,9 @@ def test_blended_images_and_labels_count_by_their_shares(seed: int, own_is_large
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.arange(20) % 10
-    trainer: Any = SimpleNamespace(training=True, is_last_batch=False, world_size=1)
-    datamodule = FashionMNISTDataModule("drawn", mixup=0.5)
-    module, teacher = Classifier(dropout=(0, 0, 0), label_smoothing=0.1), SeedNet().eval()
-    datamodule.trainer = module._trainer = trainer
+    module, teacher = in_step(Classifier(dropout=(0, 0, 0), label_smoothing=0.1)), SeedNet().eval()
     torch.manual_seed(seed)
-    batch: Any = datamodule.on_after_batch_transfer(Batch(images, labels, torch.arange(20), 20), 0)
+    batch: Any = FashionMNISTDataModule("drawn", mixup=0.5).augment_batch(Batch(images, labels, torch.arange(20), 20))
     assert 0 < batch.targets[0, 0] < 1
     assert torch.equal(batch.labels, labels if own_is_larger else labels.roll(1))
     log_probs = module(batch.images).log_softmax(dim=1)
@@ -114,3 +137,130 @@ def test_blended_images_and_labels_count_by_their_shares(seed: int, own_is_large
     module.teacher = Teacher(teacher, "seed", "", 0.5, 1.0)
     assert module.training_step(batch, 0).item() == pytest.approx((by_labels + by_teacher - entropy).item() / 2)
     assert torch.equal(module.train_metrics.labels[-1], batch.labels)
+
+
+class Dense(nn.Module):
+    """An own net for images in 0..255."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2 * 5 * 4, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1).float() / 255)
+
+
+IMAGES = torch.randint(0, 256, (6, 2, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0, 0, 1])
+OWN: dict[str, Any] = {"image_shape": (2, 5, 4), "num_classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"model": "gone"}, "compact"),
+        ({"optimizer": "gone"}, "muon"),
+        ({"schedule": "gone"}, "one_cycle"),
+        ({"num_classes": 1}, "num_classes"),
+        ({"class_names": ["a", "b"]}, "class_names"),
+        ({"class_weights": [1.0] * 9}, "class_weights"),
+        ({"loss": F.cross_entropy, "label_smoothing": 0.1}, "own loss"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Classifier(**arguments)
+
+
+def test_net_of_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(6, 4\)"):
+        in_step(Classifier(net=Dense(4), **OWN)).training_step((IMAGES, LABELS), 0)
+
+
+def test_each_argument_is_explained_and_parsed() -> None:
+    """By jsonargparse, as in LightningCLI."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(Classifier, "model")
+    explained = {action.dest.removeprefix("model."): action.help for action in parser._actions}
+    for name in signature(Classifier).parameters:
+        assert len(str(explained[name])) > 20, name
+    words = ["--model.class_weights", "[1,2]", "--model.num_classes", "2", "--model.model", "compact"]
+    module = parser.instantiate(parser.parse_args([*words, "--model.optimizer", "sgd"])).model
+    assert (module.class_weights.tolist(), module.hparams.model, module.hparams.optimizer) == ([1, 2], "compact", "sgd")
+
+
+def test_class_weights_weigh_each_image_of_the_training_loss() -> None:
+    """The logged loss has none. As in Keras, the sum is divided by the number of images: shards of ranks add up."""
+    module = in_step(Classifier(net=Dense(), class_weights=[1, 2, 0.5], label_smoothing=0.1, **OWN))
+    weights = torch.tensor([1, 2, 0.5])
+    smooth = 0.9 * F.one_hot(LABELS, 3) + 0.1 / 3
+    expected = -(smooth * weights * module(IMAGES).log_softmax(dim=1)).sum(dim=1).mean()
+    assert module.training_step((IMAGES, LABELS), 0).item() == pytest.approx(expected.item())
+    assert module.train_metrics.compute()["train/loss"].item() == pytest.approx(
+        F.cross_entropy(module(IMAGES), LABELS).item()
+    )
+    assert "class_weights" not in module.state_dict()
+
+
+@pytest.mark.parametrize("loss", [nn.MultiMarginLoss(weight=torch.tensor([1.0, 2.0, 3.0])), F.multi_margin_loss])
+def test_own_loss_is_trained_with_and_logged(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = in_step(Classifier(net=Dense(), loss=loss, **OWN))
+    expected = loss(module(IMAGES), LABELS)
+    assert torch.equal(module.training_step((IMAGES, LABELS), 0), expected)
+    logged: dict[str, Tensor] = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    module.log_epoch(module.train_metrics)
+    assert torch.equal(logged["train/loss"], expected)
+    assert module.state_dict().keys() == {"net.layer.weight", "net.layer.bias"}
+
+
+def test_batches_of_probabilities_count_their_largest() -> None:
+    """Of torchvision's MixUp and CutMix, say."""
+    module = in_step(Classifier(net=Dense(), **OWN))
+    probs = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    assert torch.equal(module.training_step((IMAGES, probs), 0), F.cross_entropy(module(IMAGES), probs))
+    assert torch.equal(module.train_metrics.labels[0], probs.argmax(dim=1))
+
+
+def test_plain_batches_are_numbered_by_rank() -> None:
+    """As a DistributedSampler deals images out; labels may be of any integer type."""
+    module = in_step(Classifier(net=Dense(), **OWN), ranks=2)
+    for start in (0, 4):
+        module.validation_step([IMAGES[start : start + 4], LABELS[start : start + 4].to(torch.uint8)], 0)
+    assert torch.cat(module.val_metrics.indices).tolist() == [1, 3, 5, 7, 9, 11]
+    assert torch.equal(torch.cat(module.val_metrics.labels), LABELS)
+
+
+def test_own_parts_stay_out_of_hyperparameters() -> None:
+    own: dict[str, Any] = {
+        "net": Dense(),
+        "loss": F.cross_entropy,
+        "optimizer": partial(torch.optim.SGD, lr=0.5),
+        "schedule": partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    }
+    module = Classifier(**own, **OWN)
+    assert module.hparams["model"] is None
+    assert not {"net", "loss", "optimizer", "schedule"} & module.hparams.keys()
+    configured: Any = module.configure_optimizers()
+    assert isinstance(configured["optimizer"], torch.optim.SGD)
+    assert isinstance(configured["lr_scheduler"], torch.optim.lr_scheduler.StepLR)
+
+
+def options_and_info(**options: Any) -> tuple[TrainOptions, DataInfo]:
+    info = DataInfo(name="own", title="Own", classes=("a", "b", "c"), image_shape=(1, 12, 12))
+    return TrainOptions(**options), info
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    options, info = options_and_info(class_weights="balanced")
+    module = build_classifier(options, info, LABELS)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS.numpy())
+    assert module.hparams["class_weights"] == pytest.approx(expected.tolist())
+    assert build_classifier(options, info).class_weights is None  # a test needs none
+    with pytest.raises(DataError, match="b, c"):
+        build_classifier(options, info, torch.zeros(3, dtype=torch.int64))
+
+
+def test_option_that_does_not_suit_the_data_is_an_error_of_the_user() -> None:
+    with pytest.raises(UserError, match="class_weights"):
+        build_classifier(*options_and_info(class_weights=(1.0, 2.0)))

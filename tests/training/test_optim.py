@@ -1,10 +1,14 @@
-"""Muon against torch's, and the schedule of the learning rate; test_keras.py compares Adam with Keras's."""
+"""Muon against torch's, groups, frozen weights, AMP, and schedules; test_keras.py compares Adam with Keras's."""
+
+from typing import Any
 
 import pytest
 import torch
 
 from fmnist_lightning.training import optim
-from fmnist_lightning.training.optim import KerasAdam, MuonWithAdam, one_cycle, orthogonalize
+from fmnist_lightning.training.optim import OPTIMIZERS, SCHEDULES, KerasAdam, MuonWithAdam, one_cycle, orthogonalize
+
+BOTH = pytest.mark.parametrize("optimizer", [KerasAdam, MuonWithAdam])
 
 
 def three_layers() -> list[torch.nn.Parameter]:
@@ -73,15 +77,85 @@ def test_orthogonalize_keeps_directions(shape: tuple[int, int], bf16: bool, monk
     assert values.max() < 1.3
 
 
-def rates_of(steps: int) -> list[float]:
-    """The learning rates of one_cycle up to 0.01, by step."""
-    optimizer = KerasAdam([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    schedule = one_cycle(optimizer, steps)
-    rates = [optimizer.param_groups[0]["lr"]]
+@BOTH
+def test_optimizers_leave_frozen_weights(optimizer: type[KerasAdam]) -> None:
+    params, before = three_layers(), three_layers()
+    made = optimizer(params, lr=0.02, weight_decay=0.5)
+    for parameter in params[:2]:
+        parameter.requires_grad_(False)
+    for parameter in params[2:]:
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    assert [torch.equal(*pair) for pair in zip(params, before, strict=True)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("names", [False, True])
+@BOTH
+def test_optimizers_take_groups_with_their_own_rates(optimizer: type[KerasAdam], names: bool) -> None:
+    """Each parameter steps as in an optimizer of that rate and decay; pairs of a name and a parameter do, too."""
+    grouped, one_by_one = three_layers(), [three_layers(), three_layers()]
+    settings = {"lr": 0.02, "weight_decay": 0.5}, {"lr": 0.01, "weight_decay": 0.0}
+    given = [(f"weights.{i}", parameter) if names else parameter for i, parameter in enumerate(grouped)]
+    groups = [{"params": iter(part), **own} for part, own in zip((given[:2], given[2:]), settings, strict=True)]
+    steps(grouped, optimizer(groups, lr=7.0))  # type: ignore[arg-type]
+    for params, own in zip(one_by_one, settings, strict=True):
+        steps(params, optimizer(params, **own))
+    expected = [*one_by_one[0][:2], *one_by_one[1][2:]]
+    assert all(map(torch.equal, grouped, expected))
+    assert not torch.equal(grouped[2], one_by_one[0][2])  # negative control
+
+
+@BOTH
+def test_scaled_gradients_and_skipped_steps_change_nothing(optimizer: type[KerasAdam]) -> None:
+    """Under GradScaler the weights, the decay and the state are those of the steps that were not skipped."""
+    scaled, plain = three_layers(), three_layers()
+    made, reference = (optimizer(params, lr=0.02, weight_decay=0.5) for params in (scaled, plain))
+    scaler = torch.amp.GradScaler(device="cpu", init_scale=2.0**10)
+    skipped = 1
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        for ours, theirs in zip(scaled, plain, strict=True):
+            theirs.grad = torch.randn(ours.shape, generator=generator)
+            ours.grad = scaler.scale(theirs.grad) * (torch.inf if step == skipped else 1)
+        scaler.step(made)
+        scaler.update()
+        if step != skipped:
+            reference.step()
+    assert all(map(torch.equal, scaled, plain))
+    assert made.param_groups[0]["steps"] == 3
+
+
+def test_muon_gives_gradients_back() -> None:
+    """Callbacks may read them after the step."""
+    params = three_layers()
+    steps(params, MuonWithAdam(params, lr=0.02), count=1)
+    assert all(parameter.grad is not None for parameter in params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_resume_with_their_decay(name: str) -> None:
+    straight, stopped = three_layers(), three_layers()
+    options = {"lr": 0.02, "weight_decay": 0.5}
+    whole, first = OPTIMIZERS[name](straight, **options), OPTIMIZERS[name](stopped, **options)
+    for seed in (1, 2):
+        steps(straight, whole, seed=seed)
+    steps(stopped, first, seed=1)
+    second = OPTIMIZERS[name](stopped, **options)
+    second.load_state_dict(first.state_dict())
+    steps(stopped, second, seed=2)
+    assert all(map(torch.equal, straight, stopped))
+
+
+def rates_of(steps: int, schedule: Any = one_cycle, *, groups: int = 1) -> list[float]:
+    """The learning rates of the last group, up to 0.01, by step."""
+    params = [{"params": torch.nn.Parameter(torch.zeros(1)), "lr": 0.01 * (groups - i)} for i in range(groups)]
+    optimizer = KerasAdam(params)  # type: ignore[arg-type]
+    schedule = schedule(optimizer, steps)
+    rates = [optimizer.param_groups[-1]["lr"]]
     for _ in range(steps - 1):
         optimizer.step()
         schedule.step()
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[-1]["lr"])
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
     return rates
 
@@ -97,3 +171,15 @@ def test_one_cycle_rises_to_the_rate_and_falls_to_nearly_zero() -> None:
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_one_cycle_takes_any_number_of_steps(steps: int) -> None:
     assert all(0 < rate <= 0.01 for rate in rates_of(steps))
+
+
+def test_one_cycle_keeps_the_rate_of_each_group() -> None:
+    assert rates_of(20, groups=3) == rates_of(20)
+
+
+def test_cosine_falls_from_the_rate_to_nearly_zero() -> None:
+    rates = rates_of(100, SCHEDULES["cosine"])
+    assert rates[0] == 0.01
+    assert rates == sorted(rates, reverse=True)
+    assert rates[50] == pytest.approx(0.005)
+    assert rates[-1] < 1e-5
