@@ -6,8 +6,26 @@ from torch.nn import functional as F
 
 BYTE_VALUES = 256  # one random byte decides about one activation
 
-
 ImageShape = tuple[int, int, int]  # channels, height, width
+
+
+def check_images(images: Tensor, image_shape: ImageShape) -> None:
+    """Raise ValueError if the images are not (B, *image_shape), or are floats outside of 0..1.
+
+    The first step of every net. Compiled and exported nets check the shape alone, traced ones nothing, since a graph
+    can't branch on values. On a GPU the check of floats waits for the GPU; uint8 needs none.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return
+    channels, height, width = image_shape
+    if images.dim() != 4 or images.size(1) != channels or images.size(2) != height or images.size(3) != width:
+        raise ValueError(
+            f"cannot use images of shape {list(images.shape)}: the model takes [batch, {channels}, {height}, {width}]"
+        )
+    if images.is_floating_point() and not torch.compiler.is_compiling() and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError(
+            f"cannot use images from {images.min().item()} to {images.max().item()}: expected floats in 0..1, or uint8"
+        )
 
 
 def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -17,6 +35,17 @@ def scale_images(images: Tensor, dtype: torch.dtype) -> Tensor:
     if images.is_floating_point():
         return images.to(dtype)
     raise TypeError(f"cannot scale images of {images.dtype}: expected uint8 in 0..255 or floats in 0..1")
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` that computes with channels last, the faster layout on CPUs (LOG.md, 2026-11-22) and tensor cores.
+
+    Its weights keep the default layout, because `parameters_to_vector` and Lightning's `ModelPruning` view them as
+    vectors. It copies them at each step, and its outputs are channels last.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        return self._conv_forward(input, self.weight.to(memory_format=torch.channels_last), self.bias)
 
 
 def byte_mask(activations: Tensor, rate: float) -> Tensor:
@@ -35,8 +64,9 @@ class Dropout(nn.Module):
     """`nn.Dropout` with cheaper masks on a CPU, at the nearest rate that a byte can give: 0/256 to 255/256.
 
     `nn.Dropout` draws a CPU mask with `bernoulli_`, which took 29% of a training step of the seed net on two cores
-    (LOG.md, 2026-11-22). Other devices use torch's own kernel at the same rounded rate. What remains is scaled by
-    1 / (1 - the rounded rate), so the expected activation is exact. Raises ValueError for a rate outside [0, 1).
+    (LOG.md, 2026-11-22). Other devices and compiled nets use torch's own kernel at the same rounded rate. What remains
+    is scaled by 1 / (1 - the rounded rate), so the expected activation is exact. Raises ValueError for a rate outside
+    [0, 1).
     """
 
     def __init__(self, rate: float) -> None:
@@ -48,7 +78,8 @@ class Dropout(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return activations
-        if activations.device.type != "cpu":
+        # TorchScript leaves out what comes after this only if its own function stands in the condition.
+        if torch.jit.is_scripting() or torch.compiler.is_compiling() or activations.device.type != "cpu":  # type: ignore[attr-defined]
             return F.dropout(activations, self.rate)
         return activations * byte_mask(activations, self.rate).to(activations.dtype).mul_(1 / (1 - self.rate))
 

@@ -7,12 +7,13 @@ The original's nets take dropout rates after the first pooling, the second pooli
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 
-import torch
 from torch import Tensor, nn
 
-from fmnist_lightning.models.layers import Dropout, ImageShape, init_as_keras, scale_images
+from fmnist_lightning.models.layers import Conv2d, Dropout, ImageShape, check_images, init_as_keras, scale_images
 from fmnist_lightning.models.residual import ResidualNet
+from fmnist_lightning.models.timm_net import PREFIX, TimmNet
 
 
 def pooled(length: int) -> int:
@@ -35,20 +36,22 @@ class SeedNet(nn.Module):
         dropout: Sequence[float] = (0.25, 0.25, 0.5),
     ) -> None:
         super().__init__()
-        channels, *size = image_shape
+        self.image_shape = channels, *size = image_shape
         first, second, dense = dropout
         height, width = (pooled(pooled(length - 2) - 2) for length in size)
         if min(height, width) < 1:
-            raise ValueError(f"cannot build SeedNet for images {size[0]} x {size[1]}: expected 10 x 10 or larger")
+            raise ValueError(
+                f"cannot build SeedNet for images {size[0]} x {size[1]}: it needs 10 x 10 or more (take fine)"
+            )
         # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
         # first convolution, so 26 of the image's 28; likewise for columns. 17% less work, same logits and gradients.
         self.used = 4 * height + 6, 4 * width + 6
         self.layers = nn.Sequential(  # (B, C, 26, 26)
-            nn.Conv2d(channels, 32, kernel_size=3),  # (B, 32, 24, 24)
+            Conv2d(channels, 32, kernel_size=3),  # (B, 32, 24, 24)
             nn.MaxPool2d(2),  # (B, 32, 12, 12)
             nn.ReLU(),
             Dropout(first),
-            nn.Conv2d(32, 64, kernel_size=3),  # (B, 64, 10, 10)
+            Conv2d(32, 64, kernel_size=3),  # (B, 64, 10, 10)
             nn.MaxPool2d(2),  # (B, 64, 5, 5)
             nn.ReLU(),
             Dropout(second),
@@ -59,14 +62,13 @@ class SeedNet(nn.Module):
             nn.Linear(128, num_classes),  # (B, num_classes)
         )
         init_as_keras(self)
-        # Channels last is the faster layout for CPU convolutions (LOG.md, 2026-11-22) and for tensor cores.
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to logits (B, num_classes)."""
+        check_images(images, self.image_shape)
         height, width = self.used
         used = images[..., :height, :width]  # (B, C, 26, 26)
-        return self.layers(scale_images(used, next(self.parameters()).dtype))
+        return self.layers(scale_images(used, self.layers[0].weight.dtype))  # type: ignore[arg-type]
 
 
 class NotebookNet(nn.Module):
@@ -83,19 +85,21 @@ class NotebookNet(nn.Module):
         dropout: Sequence[float] = (0.5, 0.5, 0.0),
     ) -> None:
         super().__init__()
-        channels, *size = image_shape
+        self.image_shape = channels, *size = image_shape
         first, second, dense = dropout
         height, width = (pooled(pooled(length - 4) - 2) for length in size)
         if min(height, width) < 1:
-            raise ValueError(f"cannot build NotebookNet for images {size[0]} x {size[1]}: expected 12 x 12 or larger")
+            raise ValueError(
+                f"cannot build NotebookNet for images {size[0]} x {size[1]}: it needs 12 x 12 or more (take fine)"
+            )
         self.layers = nn.Sequential(  # (B, C, 28, 28)
-            nn.Conv2d(channels, 32, kernel_size=3),  # (B, 32, 26, 26)
+            Conv2d(channels, 32, kernel_size=3),  # (B, 32, 26, 26)
             nn.ReLU(),
-            nn.Conv2d(32, 64, kernel_size=3),  # (B, 64, 24, 24)
+            Conv2d(32, 64, kernel_size=3),  # (B, 64, 24, 24)
             nn.MaxPool2d(2),  # (B, 64, 12, 12)
             nn.ReLU(),
             Dropout(first),
-            nn.Conv2d(64, 128, kernel_size=3),  # (B, 128, 10, 10)
+            Conv2d(64, 128, kernel_size=3),  # (B, 128, 10, 10)
             nn.MaxPool2d(2),  # (B, 128, 5, 5)
             nn.ReLU(),
             Dropout(second),
@@ -106,14 +110,15 @@ class NotebookNet(nn.Module):
             nn.Linear(128, num_classes),  # (B, num_classes)
         )
         init_as_keras(self)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to logits (B, num_classes)."""
-        return self.layers(scale_images(images, next(self.parameters()).dtype))
+        check_images(images, self.image_shape)
+        return self.layers(scale_images(images, self.layers[0].weight.dtype))  # type: ignore[arg-type]
 
 
-# Each takes (image_shape, num_classes), and dropout rates if it has any, and returns a net.
+# Each takes (image_shape, num_classes), and `dropout` if it has such rates, and returns a net. From outside, add your
+# own with MODELS["mine"] = MyNet.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "seed": SeedNet,
     "notebook": NotebookNet,
@@ -126,10 +131,23 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_net(
-    model: str, image_shape: ImageShape, num_classes: int, dropout: Sequence[float] | None = None
+    model: str,
+    image_shape: ImageShape,
+    num_classes: int,
+    dropout: Sequence[float] | None = None,
+    *,
+    pretrained: bool = False,
 ) -> nn.Module:
-    """A new net of MODELS. Raises ValueError for an unknown model, or if it does not suit the shape or the rates."""
-    if model not in MODELS:
-        raise ValueError(f"cannot build the model {model!r}: expected one of {', '.join(MODELS)}")
-    own = {} if dropout is None else {"dropout": dropout}
-    return MODELS[model](image_shape, num_classes, **own)
+    """A new net of MODELS, or with timm:NAME a model of timm, whose `pretrained` weights are downloaded.
+
+    Raises ValueError for an unknown model, or if it does not suit the arguments; UserError without timm's package.
+    """
+    builders = MODELS
+    if model.startswith(PREFIX):
+        builders = {model: partial(TimmNet, model.removeprefix(PREFIX))}
+    if model not in builders:
+        raise ValueError(f"cannot build the model {model!r}: expected one of {', '.join(MODELS)}, or {PREFIX}NAME")
+    own = {**({} if dropout is None else {"dropout": dropout}), **({"pretrained": True} if pretrained else {})}
+    if refused := own.keys() - signature(builders[model]).parameters:
+        raise ValueError(f"cannot build the model {model!r}: it has no option {refused.pop()} (leave it out)")
+    return builders[model](tuple(image_shape), num_classes, **own)

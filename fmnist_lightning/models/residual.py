@@ -5,19 +5,18 @@ Axes: B images, C channels, H rows, W columns.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmnist_lightning.models.layers import Dropout, ImageShape, scale_images
+from fmnist_lightning.models.layers import Conv2d, Dropout, ImageShape, check_images, scale_images
 
 # Mean and standard deviation of the training set's pixels, in 0..1; tests/models/test_nets.py computes them.
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> Conv2d:
     """Without a bias, which the batch norm after it would subtract again."""
-    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
 class Block(nn.Module):
@@ -67,7 +66,8 @@ class ResidualNet(nn.Module):
         stem_stride: int = 2,
     ) -> None:
         super().__init__()
-        channels = image_shape[0]
+        self.image_shape = channels, *_ = image_shape
+        self.mean, self.std = PIXEL_MEAN, PIXEL_STD
         layers: list[nn.Module] = []  # (B, C, H, W)
         for number, outputs in enumerate(stem, 1):
             stride = stem_stride if number == len(stem) else 1
@@ -83,10 +83,10 @@ class ResidualNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to logits (B, num_classes)."""
-        scaled = (scale_images(images, self.classifier.weight.dtype) - PIXEL_MEAN) / PIXEL_STD  # (B, C, H, W)
+        check_images(images, self.image_shape)
+        scaled = (scale_images(images, self.classifier.weight.dtype) - self.mean) / self.std  # (B, C, H, W)
         features = self.features(scaled)  # (B, C, H, W)
         return self.classifier(features.mean(dim=(2, 3)))  # (B, C) to (B, num_classes)

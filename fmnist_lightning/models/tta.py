@@ -21,6 +21,6 @@ class MirrorAveraged(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28), as the net takes them, to logits (B, 10)."""
-        both = torch.stack([self.net(images), self.net(images.flip(-1))])  # (2, B, 10)
+        """Images (B, C, H, W), as the net takes them, to logits (B, num_classes)."""
+        both = torch.stack([self.net(images), self.net(images.flip(-1))])  # (2, B, num_classes)
         return both.float().log_softmax(dim=-1).logsumexp(dim=0) - math.log(2)

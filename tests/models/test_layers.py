@@ -1,10 +1,10 @@
-"""Dropout with byte masks, and the scaling of images."""
+"""Dropout with byte masks, convolutions with channels last, and the checking and scaling of images."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from fmnist_lightning.models.layers import Dropout, byte_mask, scale_images
+from fmnist_lightning.models.layers import Conv2d, Dropout, byte_mask, check_images, scale_images
 
 both_formats = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 ONES = torch.ones(64, 32, 13, 13)
@@ -13,6 +13,47 @@ ONES = torch.ones(64, 32, 13, 13)
 def test_scaling_refuses_another_dtype() -> None:
     with pytest.raises(TypeError, match="int64"):
         scale_images(torch.zeros(1, dtype=torch.int64), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("images", "word"),
+    [
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), "32, 32"),
+        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), r"2, 3"),
+        (torch.zeros(2, 1, 28, 27), "27"),
+        (torch.zeros(2, 28, 28), "2, 28, 28"),
+        (torch.full((2, 1, 28, 28), 255.0), "255"),
+        (torch.full((2, 1, 28, 28), -0.01), "-0.0"),
+        (torch.zeros(2, 1, 28, 28).index_fill(3, torch.tensor(27), torch.nan), "nan"),
+    ],
+)
+def test_check_refuses_another_shape_or_range(images: torch.Tensor, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        check_images(images, (1, 28, 28))
+
+
+def test_check_takes_bytes_and_floats_in_0_to_1() -> None:
+    for dtype in (torch.uint8, torch.float16, torch.float64):
+        check_images(torch.ones(2, 1, 28, 28, dtype=dtype), (1, 28, 28))
+    check_images(torch.empty(0, 1, 28, 28), (1, 28, 28))
+
+
+def test_convolution_is_torchs_with_channels_last() -> None:
+    """Bit for bit that of channels-last weights, forward and back, while its own weights and gradients are plain."""
+    torch.manual_seed(0)
+    ours, theirs = Conv2d(8, 16, 3), torch.nn.Conv2d(8, 16, 3)
+    theirs.load_state_dict(ours.state_dict())
+    theirs.to(memory_format=torch.channels_last)
+    features = torch.randn(4, 8, 10, 10)
+    outputs = [layer(features) for layer in (ours, theirs)]
+    for output in outputs:
+        output.square().sum().backward()
+    assert outputs[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*outputs)
+    assert torch.equal(ours.weight.grad, theirs.weight.grad)
+    assert ours.weight.is_contiguous()
+    assert ours.weight.grad.is_contiguous()
+    assert not theirs.weight.is_contiguous()  # the control
 
 
 @both_formats
