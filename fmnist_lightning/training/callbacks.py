@@ -7,8 +7,7 @@ import logging
 import os
 import sys
 import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -169,8 +168,8 @@ class Provenance(Callback):
 class Compilation(Callback):
     """Compiles the net in place, so that the names in its state stay.
 
-    Not earlier: the model summary and the sanity check would compile it for shapes that no training uses. Each shape
-    gets its own kernels: with `dynamic`, those of a resumed run would depend on the shape that it meets first.
+    Not earlier: the model summary would compile it for a batch of one image. Each shape of a batch gets kernels of its
+    own, whatever was compiled before, so that a resumed run computes with the same ones.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -217,7 +216,7 @@ class ProgressBar(TQDMProgressBar):
 
     # Both: Lightning does not call on_train_epoch_start if it resumes in the middle of an epoch.
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.begin(trainer, pl_module)
 
@@ -232,9 +231,8 @@ class ProgressBar(TQDMProgressBar):
         bar.n = batch_idx + 1
         if metrics.labels:
             logits, labels = (torch.cat(list(part[-BAR_BATCHES:])) for part in (metrics.logits, metrics.labels))
-            accuracy = (logits.argmax(dim=1) == labels).float().mean()
-            text = f"loss {F.cross_entropy(logits, labels):.3f}, acc {100 * accuracy:.1f}%"
-            bar.set_postfix_str(text, refresh=False)
+            loss, accuracy = F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).float().mean()
+            bar.set_postfix_str(f"loss {loss.item():.3f}, acc {accuracy.item():.1%}", refresh=False)
         bar.refresh()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
@@ -266,8 +264,8 @@ class EpochLines(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.write()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.write()  # here, and not in on_train_start, which a run that is complete does not reach
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_last_batch:  # the epoch ended in its middle, as with --max_steps
@@ -362,6 +360,7 @@ def wandb_logger(run: Path) -> WandbLogger:
     """A resumed run continues its W&B run."""
     import wandb
 
+    os.environ.setdefault("WANDB_CACHE_DIR", str(run))  # W&B's debug logs would go into the user's home
     logger = WandbLogger(project=PROJECT, name=run.name, save_dir=str(run), id=read_ids(run).get("wandb"))
     try:
         write_id(run, "wandb", logger.experiment.id)
@@ -382,7 +381,7 @@ def mlflow_logger(run: Path) -> MLFlowLogger:
         logger = OwnMLFlowLogger(
             PROJECT, run.name, uri, artifact_location=artifacts, run_id=read_ids(run).get("mlflow")
         )
-        write_id(run, "mlflow", logger.run_id)
+        write_id(run, "mlflow", str(logger.run_id))
     except mlflow.MlflowException as error:
         raise UserError(f"cannot log to MLflow at {uri}: {error} (check MLFLOW_TRACKING_URI)") from error
     return logger

@@ -260,10 +260,10 @@ class OwnSignals(Callback):
 
 
 class SaveInEpochs(OwnSignals):
-    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, at --max_steps, and before Ctrl-C or SIGTERM
-    stops the training.
+    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, at --max_steps, and at Ctrl-C or SIGTERM.
 
-    It saves only after a batch that ended an optimizer step: a checkpoint holds no accumulated gradients. All ranks save after the same step, or stop after validation, whichever received the signal, and raise Interrupted.
+    It saves only after a batch that ends an optimizer step, since a checkpoint holds no accumulated gradients. After a
+    signal, all ranks save after the same step, or stop after validation, whichever received it, and raise Interrupted.
     Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM. A second signal ends the program at once,
     except SIGTERM to one of several ranks: if the system signals all of them, torch's agent passes its own on.
 

@@ -85,7 +85,7 @@ def train_here(
     check_length(options, datamodule)
     if options.compile:
         check_compiler(devices.fabric.device)
-    options, teacher = prepare_teacher(options, devices.fabric)
+    options, teacher = prepare_teacher(options, devices.fabric, datamodule.source)
     L.seed_everything(options.seed, verbose=False)
     module = build_classifier(options, datamodule.source, datamodule.splits["train"].labels, loss)
     module.teacher = teacher
@@ -143,7 +143,7 @@ def check_length(options: TrainOptions, datamodule: FashionMNISTDataModule) -> N
         batches[name] = min(count, limit) if isinstance(limit, int) else int(count * limit)
         if batches[name] < 1:
             raise UserError(
-                f"cannot use --limit_{name}_batches {limit}: it leaves none of {count} batches (use a number of batches)"
+                f"cannot use --limit_{name}_batches {limit}: it leaves none of {count} batches (give a larger one)"
             )
     steps = math.ceil(batches["train"] / options.accumulate_grad_batches)
     if options.test and options.ckpt == "best" and options.max_steps and options.max_steps < steps:

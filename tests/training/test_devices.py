@@ -107,6 +107,13 @@ def test_cluster_environment_knows_the_launcher(
     assert place == (found and (found.global_rank(), found.world_size(), found.local_rank()))
 
 
+def test_float16_is_refused_on_a_cpu() -> None:
+    """Lightning would take bf16-mixed instead."""
+    with pytest.raises(UserError, match="bf16-mixed"):
+        resolve_devices("cpu", 1, "16-mixed")
+    assert resolve_devices("cpu", 1, "bf16-mixed").precision == "bf16-mixed"
+
+
 @pytest.mark.parametrize(
     ("options", "environment", "reason"),
     [

@@ -206,9 +206,10 @@ def test_ranks_test_each_image_once(tmp_path: Path, alone: Path) -> None:
 
 
 def test_ranks_on_cpus_refuse_batch_norm() -> None:
-    fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+    data: Any = SimpleNamespace(validates=True)
+    fabric: Any = SimpleNamespace(world_size=2, device=torch.device("cpu"))
     with pytest.raises(UserError, match="--model compact"):
-        trainer_arguments(TrainOptions(model="compact"), devices.Devices(fabric, {}, 0), Classifier("compact"))
+        trainer_arguments(TrainOptions(model="compact"), devices.Devices(fabric, {}, 0), Classifier("compact"), data)
 
 
 def test_one_command_trains_on_two_devices(

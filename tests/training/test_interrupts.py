@@ -8,7 +8,7 @@ from conftest import SMALL, Program
 from several import start_rank, torchrun_environment, wait_for
 
 from fmnist_lightning.cli import command
-from fmnist_lightning.data import datamodule
+from fmnist_lightning.data.sets import download
 from fmnist_lightning.errors import SIGNALS
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.training.callbacks import Predictions
@@ -37,7 +37,7 @@ def test_sigterm_saves_and_prints_the_resume_command(tmp_path: Path) -> None:
 def test_signal_while_data_is_fetched_makes_no_run(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "ensure_files", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(download, "ensure_files", lambda _: signal.raise_signal(signal.SIGTERM))
     status, output = program(train, "--data_dir", tmp_path / "data", "--log_dir", tmp_path / "logs")
     assert (status, "stopped by SIGTERM" in output) == (143, True)
     assert not (tmp_path / "logs").exists()

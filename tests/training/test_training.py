@@ -10,10 +10,11 @@ import torch
 from conftest import NOWHERE, SMALL, Mirror, Program, metrics_of, small_run, use_mirrors
 from sklearn.metrics import accuracy_score
 from test_metrics import by_scikit_learn
+from torch._inductor import config as inductor_config
 
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.sets.drawn import load_drawn
+from fmnist_lightning.data.sets.drawn import DRAWN, load_drawn
 from fmnist_lightning.data.source import Split
 from fmnist_lightning.metrics import METRIC_NAMES, EpochMetrics
 from fmnist_lightning.report.results import read_curves
@@ -48,7 +49,7 @@ def test_run_folder_holds_what_the_design_names(plotted_once: Path) -> None:
     names = {path.name for path in plotted_once.rglob("*")}
     assert {name for name in names if "tfevents" not in name} == {
         *(".lock", ".test.lock", "checkpoints", "best.ckpt", "last.ckpt", "config.yaml", "hparams.yaml"),
-        *("metrics.json", "predictions.npz", "report.html", "report", "confusion.png"),
+        *("metrics.csv", "metrics.json", "predictions.npz", "report.html", "report", "confusion.png"),
         *("roc.png", "precision_recall.png", "reliability.png", "learning_curves.png", "worst_mistakes.png"),
     }
     assert any("tfevents" in name for name in names)
@@ -88,7 +89,7 @@ def test_config_repeats_its_run_bit_for_bit(program: Program, tmp_path: Path, pl
     config = plotted_once / "config.yaml"
     status, output = program(train, "--config", config, "--log_dir", tmp_path)
     assert status == 0, output
-    assert "DRAWN STAND-IN, not Fashion-MNIST epoch 2/2" in output
+    assert "epoch 2/2  train " in output
     repeated, other = tmp_path / "version_0", tmp_path / "version_1"
     assert same_weights(repeated, plotted_once)
     assert (repeated / "predictions.npz").read_bytes() == (plotted_once / "predictions.npz").read_bytes()
@@ -185,6 +186,64 @@ def test_without_validation_all_images_are_trained_on(program: Program, tmp_path
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 12  # 600 images in batches of 50
     assert program(evaluate, "--run", run)[0] == 0
     assert metrics_of(run)["accuracy"] == before["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max_steps", 10], "the first validation follows step 11 (use --ckpt last)"),
+        (["--max_steps", 2, "--limit_train_batches", 9, "--accumulate_grad_batches", 4], "follows step 3 "),
+        (["--limit_train_batches", 0.05], "leaves none of 11 batches"),
+        (["--limit_val_batches", 0.4], "leaves none of 2 batches"),
+        (["--class_weights", "[1,2]"], "2 class_weights"),
+    ],
+)
+def test_options_that_the_data_rules_out_make_no_run(
+    program: Program, tmp_path: Path, options: list[object], words: str
+) -> None:
+    status, output = program(train, *SMALL, *options, "--log_dir", tmp_path / "logs")
+    assert (status, words in output) == (1, True), output
+    assert not (tmp_path / "logs").exists()
+
+
+def test_last_step_of_an_epoch_is_enough_for_the_best_checkpoint(program: Program, tmp_path: Path) -> None:
+    """The negative control of the limit of --max_steps."""
+    run, _ = small_run(program, tmp_path, "--max_steps", 11)
+    assert metrics_of(run)["checkpoint"] == "best"
+
+
+@pytest.mark.usefixtures("new_compiler_cache")
+def test_missing_compiler_makes_no_run(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor_config.cpp, "cxx", (None, "no-such-compiler"))
+    status, output = program(train, *SMALL, "--compile", "true", "--log_dir", tmp_path / "logs")
+    assert (status, "no-such-compiler" in output, output.count("\n")) == (1, True, 1), output
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.fixture
+def new_compiler_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("record", [None, {"classes": ["a", "b"]}, {"image_shape": [3, 28, 28]}, {"title": "x"}])
+def test_run_is_tested_on_its_own_kind_of_data(program: Program, trained: Path, record: dict[str, object]) -> None:
+    """A checkpoint from before this was recorded can be tested, too; the title may change."""
+    path = trained / "checkpoints" / "best.ckpt"
+    content = read_checkpoint(path)
+    assert content["data"] == DRAWN.as_plain()
+    content["data"] |= record or {}
+    if record is None:
+        del content["data"]
+    torch.save(content, path)
+    status, output = program(evaluate, "--run", trained, "--accelerator", "cpu")
+    if record and "title" not in record:
+        assert (status, f"its {next(iter(record)).replace('_', ' ')} is" in output) == (1, True), output
+        assert not (trained / "metrics.json").exists()
+    else:
+        assert status == 0, output
+        assert metrics_of(trained)["data"] == DRAWN.as_plain()
+        assert metrics_of(trained)["validation"]["fraction"] == 0.1
 
 
 @pytest.mark.parametrize("options", [[], ["--ckpt", "last", "--patience", 3]])

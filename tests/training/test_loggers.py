@@ -1,0 +1,206 @@
+"""What a training logs: metrics.csv, TensorBoard, W&B and MLflow, each read back by its own library."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL, Program, metrics_of, small_run
+from lightning.pytorch.loggers import CSVLogger
+
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.runs.checkpoints import read_checkpoint
+from fmnist_lightning.runs.folders import HISTORY
+from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training import callbacks
+from fmnist_lightning.training.callbacks import COLUMNS, RunCheckpoint, check_loggers
+from fmnist_lightning.training.module import Classifier
+from fmnist_lightning.training.train import train
+from tools.torture import read_events
+
+pytestmark = pytest.mark.usefixtures("small_drawn")
+LOGGED = {f"train/{name}" for name in ("loss", "accuracy")} | {f"val/{name}" for name in ("loss", *METRIC_NAMES)}
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / HISTORY).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_history_has_a_row_per_epoch_with_all_columns(plotted_once: Path) -> None:
+    """Its values are those in TensorBoard, and the learning rate is that after the epoch."""
+    rows, events = rows_of(plotted_once), read_events(plotted_once)
+    assert (plotted_once / HISTORY).read_text().startswith(",".join(COLUMNS) + "\n")
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "22")]
+    for name in LOGGED:
+        assert [float(row[name]) for row in rows] == pytest.approx([one.value for one in events.Scalars(name)])
+    assert [float(row["images_per_second"]) > 0 for row in rows] == [True, True]
+    [group] = read_checkpoint(plotted_once / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert float(rows[-1]["lr"]) == group["lr"]
+
+
+def test_history_leaves_what_was_not_measured_empty(program: Program, tmp_path: Path) -> None:
+    run, _ = small_run(program, tmp_path, "--val_fraction", 0, "--ckpt", "last", "--logger", "csv", "--test", "false")
+    assert [row["val/accuracy"] for row in rows_of(run)] == ["", ""]
+    assert not list(run.glob("*tfevents*"))
+    assert not (run / "hparams.yaml").exists()
+
+
+@pytest.mark.parametrize("kept", ["", "epoch,step\n1,11\n2,22\n"], ids=["lost", "doubled"])
+def test_history_survives_a_kill_between_row_and_checkpoint(
+    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """And a file that was lost, or that has a row more than the checkpoint."""
+    first = rows_of(trained)
+    (trained / HISTORY).write_text(kept)
+    seen = []
+
+    def look(*_: Any) -> None:
+        seen.append([row["epoch"] for row in rows_of(trained)])
+        raise UserError("killed before the checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoint, "on_train_epoch_end", look)
+        assert program(train, "--resume", trained, "--max_epochs", 2)[0] == 1
+    assert seen == [["1", "2"]]  # written before the checkpoint counts
+    assert program(train, "--resume", trained, "--max_epochs", 2, "--test", "false")[0] == 0
+    assert [row["epoch"] for row in rows_of(trained)] == ["1", "2"]
+    assert rows_of(trained)[0] == first[0]
+
+
+def test_history_is_cut_to_the_resumed_checkpoint(
+    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", lambda *_: pytest.fail("trained"))
+    (trained / HISTORY).write_text("epoch\n1\n2\n3\n")
+    assert program(train, "--resume", trained / "checkpoints" / "best.ckpt", "--test", "false")[0] == 0
+    assert [row["epoch"] for row in rows_of(trained)] == ["1"]
+
+
+def test_csv_logger_of_lightning_would_lose_rows(tmp_path: Path) -> None:
+    """The reason not to use it: a run that resumes into its folder has lost them."""
+    for epoch in (1, 2):
+        logger = CSVLogger(tmp_path, name="", version="")
+        if epoch == 2:
+            with pytest.warns(UserWarning, match="will be deleted"):
+                assert not logger.experiment.metrics
+        logger.log_metrics({"train/loss": 1.0}, step=epoch)
+        logger.save()
+    assert [row["step"] for row in rows_of(tmp_path)] == ["2"]
+
+
+def test_logger_can_change_when_a_run_resumes(program: Program, trained: Path) -> None:
+    """The history then has all epochs, since checkpoints hold its rows."""
+    (trained / HISTORY).unlink()
+    options = ("--test", "false", "--resume", trained)
+    assert program(train, *options, "--max_epochs", 2, "--logger", "tensorboard")[0] == 0
+    assert not (trained / HISTORY).exists()
+    assert program(train, *options, "--max_epochs", 3, "--logger", "csv")[0] == 0
+    assert [row["epoch"] for row in rows_of(trained)] == ["1", "2", "3"]
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and a working folder in which loggers could leave something."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("WANDB_CACHE_DIR", "")  # so that it is as before, after the test
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    return home
+
+
+def read_wandb(run: Path) -> tuple[set[str], dict[str, Any], list[dict[str, float]]]:
+    """Ids, options and logged values in the offline files of a run, in order, by W&B's own reader."""
+    ids, config, history = set(), {}, []
+    for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        for line in subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines():
+            record = json.loads(line)
+            if record["type"] == "run":
+                ids.add(record["run"]["run_id"])
+            elif record["type"] == "config":
+                config |= record["config"]["update"]
+            elif record["type"] == "history":
+                history.append(record["history"]["item"])
+    return ids, config, history
+
+
+def test_wandb_run_holds_options_and_metrics_and_continues(
+    program: Program, tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run, _ = small_run(program, tmp_path / "logs", "--logger", "wandb,csv", "--max_epochs", 1, "--lr", 0.002)
+    status, output = program(train, "--resume", run, "--max_epochs", 2)
+    assert status == 0, output
+    assert list(empty_home.iterdir()) == []
+    assert list((tmp_path / "logs").iterdir()) == [run]
+    ids, config, history = read_wandb(run)
+    assert len(ids) == 1
+    assert {"lr": 0.002, "dataset": "drawn", "batch_size": 50, "max_epochs": 2}.items() <= config.items()
+    for name in LOGGED:
+        logged = [row[name] for row in history if name in row]
+        assert logged == pytest.approx([float(row[name]) for row in rows_of(run)]), name
+    tested = [row["test/accuracy"] for row in history if "test/accuracy" in row]
+    assert tested[-1] == pytest.approx(metrics_of(run)["accuracy"])
+
+
+def test_wandb_without_a_login_is_one_message(
+    program: Program, tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def init(**_: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", init)
+    status, output = program(train, *SMALL, "--logger", "wandb", "--log_dir", tmp_path / "logs")
+    assert (status, "error: cannot log to W&B: No API key configured. (run wandb login" in output) == (1, True), output
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside of MLflow
+def test_mlflow_run_holds_options_and_metrics_and_continues(program: Program, tmp_path: Path, empty_home: Path) -> None:
+    """A resumed run with more epochs keeps the number that it began with, which MLflow can't replace."""
+    mlflow = pytest.importorskip("mlflow")
+    logs = tmp_path / "logs"
+    run, _ = small_run(program, logs, "--logger", "mlflow,csv", "--max_epochs", 1, "--lr", 0.002)
+    status, output = program(train, "--resume", run, "--max_epochs", 2)
+    assert status == 0, output
+    client = mlflow.MlflowClient(f"sqlite:///{logs / 'mlflow.db'}")
+    [found] = client.search_runs([client.get_experiment_by_name(callbacks.PROJECT).experiment_id])
+    assert (found.info.run_name, found.info.status) == (run.name, "FINISHED")
+    wanted = {"lr": "0.002", "dataset": "drawn", "batch_size": "50", "max_epochs": "1"}
+    assert wanted.items() <= found.data.params.items()
+    for name in LOGGED:
+        logged = [one.value for one in client.get_metric_history(found.info.run_id, name)]
+        assert logged == pytest.approx([float(row[name]) for row in rows_of(run)]), name
+    assert found.data.metrics["test/accuracy"] == pytest.approx(metrics_of(run)["accuracy"])
+    assert found.info.artifact_uri.startswith((logs / "mlflow").as_uri())
+    assert list(empty_home.iterdir()) == []
+    assert {path.name for path in logs.iterdir()} <= {"version_0", "mlflow.db", "mlflow"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_mlflow_server_that_fails_is_one_message(
+    program: Program, tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "no-such-scheme://server")
+    status, output = program(train, *SMALL, "--logger", "mlflow", "--log_dir", tmp_path / "logs")
+    assert (status, "cannot log to MLflow at no-such-scheme://server" in output) == (1, True), output
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_logger_that_is_not_installed_makes_no_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=name):
+        check_loggers(TrainOptions(logger=f"csv,{name}"))
+    check_loggers(TrainOptions())  # the negative control

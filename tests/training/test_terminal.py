@@ -1,0 +1,120 @@
+"""What a training shows: the progress bar, a line per epoch, and the summary at the end."""
+
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from fcntl import ioctl
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, Program, small_run
+from several import start_rank
+
+from fmnist_lightning.cli import command
+from fmnist_lightning.report.console import epoch_line
+from fmnist_lightning.training import callbacks
+from fmnist_lightning.training.callbacks import ProgressBar, has_bar
+from fmnist_lightning.training.train import train
+
+pytestmark = pytest.mark.usefixtures("small_drawn")
+ROW = {"train/loss": 0.34912, "train/accuracy": 0.9098, "val/loss": 0.3135, "val/accuracy": 0.9171, "lr": 0.001}
+
+
+def test_epoch_line_shows_the_row() -> None:
+    row = {"epoch": 3, **ROW, "images_per_second": 12_350.4}
+    line = "epoch  3/40  train 0.349 90.98%  val 0.314 91.71%  lr 0.001  12,350 img/s"
+    assert [epoch_line(row, 40, best) for best in (False, True)] == [line, line + " *"]
+
+
+def test_epoch_line_fits_into_80_columns() -> None:
+    row = {"epoch": 99, **ROW, "lr": 1.234e-5, "images_per_second": 99_999.0}
+    assert len(epoch_line(row, 100, True)) == 80
+
+
+def test_epoch_line_leaves_out_what_is_missing() -> None:
+    assert epoch_line({"epoch": 1, "lr": 0.1}, 2, False) == "epoch 1/2  lr 0.1"
+
+
+def shown_in_terminal(*arguments: object) -> list[str]:
+    """What a training writes to a terminal of 80 columns, split where the cursor goes back or a line ends."""
+    main, side = pty.openpty()
+    ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = start_rank(Path(os.ttyname(side)), train, arguments)
+    written = b""
+    while process.is_alive():
+        os.set_blocking(main, False)
+        try:
+            written += os.read(main, 65536)
+        except BlockingIOError:
+            process.join(0.05)
+    os.close(side)
+    os.close(main)
+    assert process.exitcode == 0, written.decode()
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[A", "", written.decode()))
+
+
+def test_terminal_shows_live_metrics_and_keeps_a_line_per_epoch(tmp_path: Path) -> None:
+    shown = shown_in_terminal(*SMALL, "--batch_size", 5, "--log_dir", tmp_path, "--logger", "csv")
+    lines = [text for text in shown if text.startswith("epoch ")]
+    assert [line[:17] for line in lines] == ["epoch 1/2  train ", "epoch 2/2  train "]
+    assert lines[0].endswith("*")
+    bars = [text for text in shown if text.startswith("DRAWN STAND-IN, not Fashion-MNIST 1/2:")]
+    live = [text for text in bars if re.search(r"loss \d\.\d{3}, acc \d+\.\d%", text)]
+    assert len(live) >= 2
+    assert shown.index(live[0]) < shown.index(lines[0])
+    start = shown.index(bars[0])
+    assert max(map(len, shown[start : shown.index(lines[1])])) <= 80
+
+
+def test_lines_stand_alone_without_a_terminal(program: Program, tmp_path: Path) -> None:
+    run, output = small_run(program, tmp_path)
+    assert [line[:11] for line in output.splitlines() if line.startswith("epoch ")] == ["epoch 1/2  ", "epoch 2/2  "]
+    assert "%|" not in output
+    summary = output[output.index("DRAWN STAND-IN, not Fashion-MNIST: 2 epochs in ") :]
+    assert f"checkpoint  {run / 'checkpoints' / 'best.ckpt'}, tested, of epoch" in summary
+    assert f"report      {run / 'report.html'}" in summary
+    assert re.search(r"best epoch  [12], with val/accuracy \d\d\.\d\d%", summary)
+    assert summary.splitlines()[-3:] == [
+        f"  tensorboard --logdir {tmp_path}",
+        f"  {command('predict')} PICTURE --weights {run}",
+        f"  {command('export')} --run {run}",
+    ]
+
+
+def test_summary_without_a_test_names_the_command_that_tests(program: Program, tmp_path: Path) -> None:
+    run, output = small_run(program, tmp_path, "--max_steps", 3, "--test", "false")
+    assert "0 epochs, and a part of the next up to --max_steps 3," in output
+    assert f"checkpoint  {run / 'checkpoints' / 'last.ckpt'}\n" in output
+    assert f"  {command('test')} --run {run} --ckpt last\n" in output
+
+
+def test_bar_waits_for_the_gpu_only_a_few_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that holds no value plays the GPU: reading it fails."""
+    now = [0.0]
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bar, trainer = ProgressBar(), SimpleNamespace(is_last_batch=False)
+    bar.train_progress_bar, bar.next_look = SimpleNamespace(n=0, set_postfix_str=None), 0.15
+    outputs = SimpleNamespace(
+        labels=[torch.zeros(2, dtype=torch.int64, device="meta")], logits=[torch.zeros(2, 3, device="meta")]
+    )
+    module: Any = SimpleNamespace(train_metrics=outputs)
+    for now[0] in (0.05, 0.1):
+        bar.on_train_batch_end(trainer, module, None, None, 0)
+    now[0] = 0.15
+    with pytest.raises(RuntimeError, match="meta"):
+        bar.on_train_batch_end(trainer, module, None, None, 0)
+
+
+def test_bar_is_shown_in_a_notebook_with_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace())
+    assert has_bar()
+    monkeypatch.delitem(sys.modules, "ipywidgets")
+    assert not has_bar()
