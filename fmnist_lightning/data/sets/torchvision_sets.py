@@ -88,8 +88,8 @@ def ensure_downloaded(raw: Path, title: str, kind: str, prefixes: tuple[str, str
                     fsync_and_rename(path, raw / path.name)
     except (OSError, RuntimeError, http.client.HTTPException, DataError) as error:
         raise DataError(
-            f"cannot download {title} into {raw}: {' '.join(str(error).split())} (connect to the network, or name a folder that holds "
-            f"{kind}/raw with --data_dir)"
+            f"cannot download {title} into {raw}: {' '.join(str(error).split())} (connect to the network, or name a "
+            f"folder that holds {kind}/raw with --data_dir)"
         ) from error
 
 
