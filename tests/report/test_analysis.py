@@ -9,11 +9,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from fmnist_lightning.report import analysis
 
 
-def predictions(count: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, mostly right, some of them equal, with labels of the first `classes` classes."""
+def predictions(count: int, present: int | None = None, size: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of `size` classes, mostly right, some of them equal, with labels of the first `present` classes."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, classes, count)
-    logits = rng.normal(size=(count, 10))
+    labels = rng.integers(0, present or size, count)
+    logits = rng.normal(size=(count, size))
     logits[np.arange(count), labels] += 3 * rng.random(count)
     probs = np.exp(logits).round(1)
     return (probs / probs.sum(axis=1, keepdims=True)).astype(np.float32), labels
@@ -26,12 +26,13 @@ def torchmetrics_error(probs: np.ndarray, labels: np.ndarray) -> float:
     return error.item()
 
 
-def test_per_class_equals_scikit_learn() -> None:
-    probs, labels = predictions(500)
+@pytest.mark.parametrize("size", [2, 10, 26])
+def test_per_class_equals_scikit_learn(size: int) -> None:
+    probs, labels = predictions(500, size=size)
     predicted = probs.argmax(axis=1)
     assert (analysis.confusion_matrix(probs, labels) == sk.confusion_matrix(labels, predicted)).all()
-    truth = np.eye(10)[labels]
-    precision, recall, f1, images = sk.precision_recall_fscore_support(labels, predicted, labels=range(10))
+    truth = np.eye(size)[labels]
+    precision, recall, f1, images = sk.precision_recall_fscore_support(labels, predicted, labels=range(size))
     reference = {"precision": precision, "recall": recall, "f1": f1, "images": images}
     reference["auroc"] = sk.roc_auc_score(truth, probs, average=None)
     reference["average_precision"] = sk.average_precision_score(truth, probs, average=None)

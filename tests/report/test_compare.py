@@ -1,20 +1,24 @@
 """Comparing tested runs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Program, metrics_of
-from test_page import LABELS, make_run, write_predictions
+from test_page import CROPS, LABELS, make_run, of_other_data, write_predictions
 
+from fmnist_lightning.data.sets.drawn import DRAWN, load_drawn
 from fmnist_lightning.report.compare import ComparedRun, common_mistakes, compare
 from fmnist_lightning.report.results import Predictions
-from fmnist_lightning.runs.folders import write_metrics
+from fmnist_lightning.runs.folders import write_config, write_metrics
+from fmnist_lightning.runs.options import TrainOptions, as_yaml
 
 
 def run_with(run: Path, wrong: dict[int, int]) -> Path:
     """A run that predicts a wrong class for the images in `wrong` alone."""
     make_run(run, dataset="drawn")
+    write_config(run, as_yaml(TrainOptions(dataset="drawn", precision="32-true")))
     predicted = LABELS.copy()
     predicted[list(wrong)] = list(wrong.values())
     write_predictions(run, (np.eye(10)[predicted] * 0.8 + 0.02).astype(np.float32), LABELS)
@@ -40,7 +44,11 @@ def test_compare_counts_classes_pairs_and_mistakes(program: Program, runs: list[
 
 
 @pytest.mark.usefixtures("small_drawn")
-def test_compare_draws_common_mistakes(program: Program, runs: list[Path], tmp_path: Path) -> None:
+def test_compare_draws_common_mistakes(program: Program, tmp_path: Path) -> None:
+    labels = load_drawn("test").labels.numpy()
+    runs = [run_with(tmp_path / name, {}) for name in ("first", "second")]
+    for run in runs:
+        write_predictions(run, np.eye(10, dtype=np.float32)[(labels + (np.arange(200) < 9)) % 10], labels)
     status, output = program(compare, *runs, "--pictures", tmp_path / "common.png")
     assert status == 0, output
     assert (tmp_path / "common.png").read_bytes().startswith(b"\x89PNG")
@@ -49,13 +57,47 @@ def test_compare_draws_common_mistakes(program: Program, runs: list[Path], tmp_p
     assert str(tmp_path) in output
 
 
+@pytest.mark.usefixtures("small_drawn")
+def test_compare_draws_no_images_of_another_test(program: Program, runs: list[Path], tmp_path: Path) -> None:
+    status, output = program(compare, *runs, "--pictures", tmp_path / "common.png")
+    assert status == 1
+    assert f"cannot draw images of {runs[0]}" in output
+    assert not (tmp_path / "common.png").exists()
+
+
+def test_compare_names_classes_of_other_data(program: Program, tmp_path: Path) -> None:
+    status, output = program(compare, *(of_other_data(tmp_path / name) for name in ("first", "second")))
+    assert status == 0, output
+    assert output.startswith(f"{CROPS.title}, 200 images")
+    assert "| a and $d$ | 50 | 50 |" in " ".join(output.split())
+    assert "Fashion" not in output
+    assert "Shirt" not in output
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"name": "another", "title": "Another"}, "data sets, DRAWN STAND-IN, not Fashion-MNIST and Another"),
+        ({"classes": list("abcdefghij")}, "their classes differ"),
+        ({"image_shape": [3, 64, 64], "title": "Moved"}, None),
+    ],
+)
+def test_compare_refuses_other_data(
+    program: Program, runs: list[Path], data: dict[str, Any], reason: str | None
+) -> None:
+    write_metrics(runs[1], metrics_of(runs[1]) | {"data": DRAWN.as_plain() | data})
+    status, output = program(compare, *runs)
+    assert status == (1 if reason else 0)
+    assert (reason or "") in output
+
+
 def test_common_mistakes_start_with_the_most_confident() -> None:
     def tested(*truth: float) -> ComparedRun:
         """A run that gives these probabilities to the true class, 0, and the rest to class 1."""
         probs = np.zeros((len(truth), 10), np.float32)
         probs[:, 0] = truth
         probs[:, 1] = 1 - probs[:, 0]
-        return ComparedRun("run", Path(), {}, Predictions(probs, np.zeros(len(probs), np.int64)))
+        return ComparedRun("run", Path(), DRAWN, {}, Predictions(probs, np.zeros(len(probs), np.int64)))
 
     runs = [tested(0.4, 0.3, 0.9, 0.0, 0.2), tested(0.0, 0.3, 0.0, 0.05, 0.3)]
     assert common_mistakes(runs).tolist() == [3, 0, 4, 1]

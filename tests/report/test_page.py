@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import Program, metrics_of
-from torch.utils.tensorboard import SummaryWriter
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.report import plots
+from fmnist_lightning.report.console import result_text
 from fmnist_lightning.report.page import facts, write_report
 from fmnist_lightning.report.results import CURVES, NEEDED
-from fmnist_lightning.runs.folders import PREDICTIONS, REPORT, write_config, write_metrics
+from fmnist_lightning.runs.folders import HISTORY, PREDICTIONS, REPORT, write_config, write_metrics
 from fmnist_lightning.training.evaluate import evaluate
 
 COUNT = 200
@@ -24,6 +27,7 @@ ENVIRONMENT = {"device": "a machine", "versions": {"torch": "2.15.0"}, "git": {"
 METRICS = dict.fromkeys(NEEDED, 0.9) | {"dataset": "fashion_mnist", "split": "test", "n": COUNT}
 METRICS |= {**ENVIRONMENT, "tested_with": ENVIRONMENT}
 PLOTS = {"confusion", "roc", "precision_recall", "reliability", "learning_curves", "worst_mistakes"}
+CROPS = DataInfo(name="crops", title="Crops, in color", classes=("a", "b", "c", "$d$"), image_shape=(3, 32, 32))
 HARM = '<script>alert("harm")</script><img src="x" onerror="alert(1)"/>'
 
 
@@ -34,7 +38,7 @@ def write_predictions(run: Path, probs: np.ndarray, labels: np.ndarray) -> None:
 
 
 def make_run(run: Path, **metrics: Any) -> Path:
-    """A tested run of which all predictions are right, without event files."""
+    """A tested run of which all predictions are right, without metrics.csv."""
     run.mkdir(parents=True)
     write_metrics(run, METRICS | metrics)
     write_config(run, {"model": "seed", "lr": 0.001, "patience": None})
@@ -49,12 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probs = np.random.default_rng(0).dirichlet([0.3] * 10, COUNT)
     probs[np.arange(COUNT), LABELS] += 0.6
     write_predictions(run, (probs / probs.sum(axis=1, keepdims=True)).astype(np.float32), LABELS)
-    with SummaryWriter(str(run)) as writer:
-        for epoch in range(3):
-            for name in CURVES:
-                writer.add_scalar(name, 0.5 + epoch / 10, 11 * (epoch + 1))
-            writer.add_scalar("epoch", epoch, 11 * (epoch + 1))
-        writer.add_scalar("epoch", 3, 33)  # by the test
+    rows = [[str(epoch), *(len(CURVES) * [f"{0.4 + epoch / 10:.1f}"])] for epoch in (1, 2, 3)]
+    (run / HISTORY).write_text("\n".join(map(",".join, [["epoch", *CURVES], *rows])))
     write_report(run, IMAGES)
     return run
 
@@ -111,7 +111,7 @@ def test_report_embeds_the_png_files_with_alternative_texts(page: ElementTree.El
     assert "val/accuracy 0.7000." in plots_of(page)["learning_curves"].get("alt", "")
 
 
-def test_report_compares_with_the_original(page: ElementTree.Element) -> None:
+def test_report_compares_with_published_results(page: ElementTree.Element) -> None:
     [accuracy] = [row for row in page.iter("tr") if row.findtext("th") == "accuracy"]
     assert [cell.text for cell in accuracy] == ["accuracy", "91.39", "86.00", "80.51 to 90.13"]
     assert "the accuracy 86.00%: the model is underconfident." in text_of(page)
@@ -120,7 +120,8 @@ def test_report_compares_with_the_original(page: ElementTree.Element) -> None:
 def test_report_escapes_text_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "png", lambda figure: b"")
     environment = ENVIRONMENT | {"device": HARM, "versions": {HARM: HARM}}
-    run = make_run(tmp_path / HARM.replace("/", ""), **environment, model=HARM, tested_with=environment)
+    data = CROPS.as_plain() | {"title": HARM, "classes": [f"{HARM} {label}" for label in range(10)], "stand_in": True}
+    run = make_run(tmp_path / HARM.replace("/", ""), **environment, model=HARM, tested_with=environment, data=data)
     write_config(run, {HARM: HARM, "list": [HARM]})
     page = parsed(write_report(run, IMAGES))
     assert not list(page.iter("script"))
@@ -138,14 +139,43 @@ def test_report_says_that_data_is_a_stand_in(plotted_once: Path) -> None:
     assert page.find(".//p[@class='banner'][@role='note']") is not None
     assert text_of(page).count("DRAWN STAND-IN, not Fashion-MNIST") == 3  # title, heading and banner
     assert "91.39" not in text_of(page)
-    assert "original" not in text_of(page).replace("The original's author", "")
+    assert "original" not in text_of(page)
+    assert "published" not in text_of(page)
     assert plots_of(page).keys() == PLOTS
     assert f"the accuracy {100 * metrics_of(plotted_once)['accuracy']:.2f}%" in text_of(page)
 
 
-def test_report_needs_no_event_files_and_no_mistakes(tmp_path: Path) -> None:
+def of_other_data(run: Path) -> Path:
+    """A tested run on CROPS, with mistakes. Its images are of one color."""
+    labels = np.arange(COUNT) % len(CROPS.classes)
+    make_run(run, dataset=CROPS.name, data=CROPS.as_plain())
+    write_predictions(run, np.eye(len(CROPS.classes), dtype=np.float32)[np.where(labels == 3, 0, labels)], labels)
+    return run
+
+
+def test_report_of_other_data_has_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    png = plots.png
+
+    def noting(figure: Figure) -> bytes:
+        drawn.extend(text.get_text() for text in figure.findobj(Text))
+        return png(figure)
+
+    monkeypatch.setattr(plots, "png", noting)
+    run = of_other_data(tmp_path / "version_0")
+    page = parsed(write_report(run, torch.zeros(COUNT, 3, 32, 32, dtype=torch.uint8)))
+    shown = text_of(page) + result_text(metrics_of(run)) + " ".join(drawn)
+    assert shown.count(CROPS.title) >= 2
+    assert "$d$ and" in shown or "and $d$" in shown
+    assert r"\$d\$" in drawn  # how matplotlib takes it for text
+    assert page.find(".//p[@class='banner']") is None
+    for foreign in ("Fashion", "MNIST", "91.39", "T-shirt", "published", "original"):
+        assert foreign not in shown
+
+
+def test_report_needs_no_metrics_csv_and_no_mistakes(tmp_path: Path) -> None:
     page = parsed(write_report(make_run(tmp_path / "version_0"), IMAGES))
-    assert "no TensorBoard event files" in text_of(page)
+    assert f"no {HISTORY}" in text_of(page)
     assert plots_of(page).keys() == PLOTS - {"learning_curves"}
     assert len(list(page.iter("details"))) == 1
 

@@ -7,34 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch.utils.tensorboard import SummaryWriter
 
+from fmnist_lightning.data.sets.drawn import DRAWN
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report.results import NEEDED, read_curves, read_metrics, read_predictions
-from fmnist_lightning.runs.folders import METRICS, PREDICTIONS
+from fmnist_lightning.runs.folders import HISTORY, METRICS, PREDICTIONS
 
 COUNT = 200
 PROBS, LABELS = np.full((COUNT, 10), 0.1, np.float32), np.zeros(COUNT, np.int64)
-RIGHT = {"n": COUNT, "accuracy": 1.0}
+RIGHT = {"n": COUNT, "accuracy": 1.0, "dataset": "drawn"}
 VALUES = dict.fromkeys(NEEDED, 0.5) | {"n": COUNT, "dataset": "drawn"}
 
 
-@pytest.mark.parametrize("content", [b"", b"no events at all", bytes(1000)])
-def test_read_curves_skips_damaged_event_files(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "events.out.tfevents.1.host.1.0").write_bytes(content)
+def test_read_curves_reads_metrics_csv(tmp_path: Path) -> None:
     assert read_curves(tmp_path) == {}
+    rows = ["epoch,step,lr,train/loss,val/loss,val/accuracy,val/auroc", "1,9,,0.9,,,", "2,19,0.1,0.8,0.7,0.75,0.9"]
+    (tmp_path / HISTORY).write_text("\n".join(rows))
+    assert read_curves(tmp_path) == {
+        "train/loss": [(1, 0.9), (2, 0.8)],
+        "val/loss": [(2, 0.7)],
+        "val/accuracy": [(2, 0.75)],
+    }
 
 
-def test_read_curves_drops_what_a_kill_undid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A resumed run purges the steps after its checkpoint."""
-    for purged, points in ((None, [(10, 0, 0.9), (20, 1, 0.8)]), (20, [(20, 1, 0.7), (30, 2, 0.6)])):
-        with SummaryWriter(str(tmp_path), purge_step=purged, filename_suffix=f".{purged}") as writer:
-            for step, epoch, loss in points:
-                writer.add_scalar("val/loss", loss, step)
-                writer.add_scalar("epoch", epoch, step)
-    [(name, points)] = read_curves(tmp_path).items()
-    assert (name, [(epoch, round(loss, 3)) for epoch, loss in points]) == ("val/loss", [(1, 0.9), (2, 0.7), (3, 0.6)])
-    assert caplog.records == []  # TensorBoard would warn about a restart of TensorFlow
+@pytest.mark.parametrize(
+    "content",
+    ["", "no rows at all", "epoch,val/loss\none,0.5", "epoch,val/loss\n1,half", f"epoch\n{200_000 * '1'}", "\udcff"],
+    ids=["empty", "text", "epoch", "value", "long", "bytes"],
+)
+def test_read_curves_refuses_damage(tmp_path: Path, content: str) -> None:
+    (tmp_path / HISTORY).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=HISTORY):
+        read_curves(tmp_path)
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -84,7 +88,14 @@ def test_read_predictions_runs_no_code(tmp_path: Path) -> None:
     assert (tmp_path / "harm").exists()
 
 
+PLAIN = DRAWN.as_plain()
+DATA = [
+    *(None, [], {}, PLAIN | {"classes": None}, PLAIN | {"classes": [1]}, PLAIN | {"title": 1}),
+    *(PLAIN | {"image_shape": [28, 28]}, PLAIN | {"published": ["f1"]}, PLAIN | {"published": {"f1": "high"}}),
+    *(PLAIN | {"published": {"f1": 101}}, PLAIN | {"another": 1}),
+]
 EDITED = [VALUES | {name: value} for name, value in (("n", 1.5), ("f1", 2), ("f1", None), ("dataset", "cifar10"))]
+EDITED += [VALUES | {"data": data} for data in DATA]
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"n": 200}', "\udcff", *map(json.dumps, EDITED)])
@@ -96,3 +107,11 @@ def test_read_metrics_refuses_damage(tmp_path: Path, content: str | None) -> Non
         (tmp_path / METRICS).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=METRICS):
         read_metrics(tmp_path)
+
+
+def test_read_metrics_accepts_data_of_any_classes(tmp_path: Path) -> None:
+    metrics = VALUES | {"dataset": "folder", "data": PLAIN | {"name": "folder", "classes": ["one", "two"]}}
+    (tmp_path / METRICS).write_text(json.dumps(metrics))
+    assert read_metrics(tmp_path) == metrics
+    np.savez(tmp_path / PREDICTIONS, probs=np.full((COUNT, 2), 0.5, np.float32), labels=LABELS)
+    assert read_predictions(tmp_path, metrics | {"accuracy": 1.0}).probs.shape == (COUNT, 2)

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from fmnist_lightning.report.tables import Table, as_markdown, facts_table, per_class_table
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
+from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.report.tables import Table, as_markdown, facts_table, per_class_table, result_table
 
 
 def test_as_markdown_aligns_and_escapes() -> None:
@@ -15,9 +17,22 @@ def test_as_markdown_aligns_and_escapes() -> None:
     ]
 
 
+def test_as_markdown_prints_no_codes_and_line_breaks() -> None:
+    assert as_markdown(Table("caption", ("a\nb",), [("\x1b[31m",)])).splitlines()[::2] == ["| a b   |", "|  [31m |"]
+
+
+def test_result_table_has_what_is_published() -> None:
+    metrics = dict.fromkeys(METRIC_NAMES, 0.5) | {"n": 100, "split": "test", "dataset": "fashion_mnist"}
+    assert result_table(metrics).header == ("metric", "published", "this run", "95% interval")
+    plain = FASHION_MNIST.as_plain() | {"published": {"f1": 70}}
+    assert [row[1] for row in result_table(metrics | {"data": plain}).rows] == ["", "", "", "70.00", ""]
+    none = result_table(metrics | {"data": plain | {"published": {}}})
+    assert none.header == ("metric", "this run", "95% interval")
+
+
 def test_per_class_table_leaves_undefined_values_out() -> None:
     probs = np.full((2, 10), 0.1, np.float32)
-    rows = {row[0]: row[1:] for row in per_class_table(probs, np.array([0, 1])).rows}
+    rows = {row[0]: row[1:] for row in per_class_table(probs, np.array([0, 1]), CLASSES).rows}
     assert rows["Bag"] == ("-", "-", "-", "-", "-", "0")
     assert rows["T-shirt/top"] == ("50.00", "100.00", "66.67", "50.00", "50.00", "1")
 
