@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fmnist_lightning.data.sets import recorded_info
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained, weights_digest
 from fmnist_lightning.runs.folders import find_run
@@ -39,8 +41,8 @@ class Teacher(NamedTuple):
     def loss(self, logits: Tensor, images: Tensor, labels_loss: Tensor) -> Tensor:
         """The loss of a batch: `labels_loss` combined with the divergence of the student from the teacher.
 
-        `logits` (B, 10) are the student's for `images` (B, 1, 28, 28). The teacher gets the same images, augmented in
-        the same way. Temperature squared keeps the size of the gradients.
+        `logits` (B, num_classes) are the student's for `images` (B, C, H, W). The teacher gets the same images,
+        augmented in the same way. Temperature squared keeps the size of the gradients.
         Sources: Hinton et al. (2015), https://arxiv.org/abs/1503.02531; for the same images, Beyer et al. (2022),
         https://arxiv.org/abs/2106.05237.
         """
@@ -67,11 +69,22 @@ def validation_notice(source: str, card: Mapping[str, Any], val_fraction: float)
     )
 
 
-def prepare_teacher(options: TrainOptions, fabric: L.Fabric) -> tuple[TrainOptions, Teacher | None]:
+def check_teacher(source: str, taught: DataInfo, info: DataInfo) -> None:
+    """Raise UserError unless the teacher `source` was trained on a data set like that of `info`."""
+    for what in ("name", "image_shape", "classes"):
+        found, expected = getattr(taught, what), getattr(info, what)
+        if found != expected:
+            raise UserError(
+                f"cannot learn from {source}: the {what.replace('_', ' ')} of its data set is {found}, and here it is "
+                f"{expected} (name another teacher)"
+            )
+
+
+def prepare_teacher(options: TrainOptions, fabric: L.Fabric, info: DataInfo) -> tuple[TrainOptions, Teacher | None]:
     """The options with the path of their teacher, and the teacher, which rank 0 reads; None if they name none.
 
-    Warns if the teacher was trained on the validation images. Raises UserError if it can't be read, or was trained on
-    another data set.
+    `info` describes the training's data set. Warns if the teacher was trained on the validation images. Raises
+    UserError if it can't be read, or was trained on another data set, other classes or images of another shape.
     """
     if not options.teacher:
         return options, None
@@ -80,12 +93,7 @@ def prepare_teacher(options: TrainOptions, fabric: L.Fabric) -> tuple[TrainOptio
         source, log_dir = str(options.teacher), Path(options.log_dir)
         source = str(find_run(source, log_dir)) if source == "last" else source  # before this run becomes the last one
         pretrained = load_pretrained(source)
-        found = pretrained.card["dataset"]
-        if found != options.dataset:
-            raise UserError(
-                f"cannot learn from {source}: it was trained on {found}, and this training is on {options.dataset} "
-                "(name another teacher)"
-            )
+        check_teacher(source, recorded_info(pretrained.card), info)
         if notice := validation_notice(source, pretrained.card, options.val_fraction):
             warn_once(notice)
         net, model = pretrained.net.requires_grad_(False), pretrained.card["model"]

@@ -84,6 +84,8 @@ class Classifier(L.LightningModule):
                 raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
         if loss is not None and (label_smoothing or class_weights):
             raise ValueError("cannot use label_smoothing or class_weights with an own loss (leave them out)")
+        if model is None and net is None:
+            raise ValueError("cannot build a net: model is None (give the own net again, which no checkpoint holds)")
         # Plain values, which a checkpoint holds.
         model = model if net is None else None
         class_names = None if class_names is None else list(class_names)

@@ -60,8 +60,8 @@ def prepare(recipe: TrainOptions) -> TrainOptions:
             f"cannot search with --devices {recipe.devices}: a trial is one process (use one device, and start the "
             "search several times to share the work)"
         )
-    recipe, _ = prepare_data(recipe, devices.fabric)
-    recipe, _ = prepare_teacher(recipe, devices.fabric)
+    recipe, datamodule = prepare_data(recipe, devices.fabric)
+    recipe, _ = prepare_teacher(recipe, devices.fabric, datamodule.source)
     return recipe
 
 

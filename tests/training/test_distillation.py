@@ -1,6 +1,7 @@
 """Distillation: the literature's loss, from a teacher that stays as it is, resumed bit for bit."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -9,6 +10,8 @@ import torch
 from conftest import Program, metrics_of, shared_run, small_run
 from scipy.stats import entropy
 
+from fmnist_lightning.data.sets.drawn import DRAWN
+from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors, weights_digest
 from fmnist_lightning.runs.checkpoints import read_checkpoint
@@ -107,5 +110,21 @@ def test_notice_names_a_teacher_of_validation_images(teachers: float | None, own
 def test_notice_is_printed_once(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = TrainOptions(dataset="drawn", teacher=str(stranger), val_fraction=0.2)
     for _ in range(2):
-        prepare_teacher(options, L.Fabric(accelerator="cpu", devices=1))
+        prepare_teacher(options, L.Fabric(accelerator="cpu", devices=1), DRAWN)
     assert capsys.readouterr().err.count(f"WARNING: the teacher {stranger} was trained on validation images") == 1
+
+
+def test_teacher_of_other_classes_or_shape_is_refused(stranger: Path) -> None:
+    """A folder has the name of any other folder; the classes' order counts, too."""
+    options, fabric = TrainOptions(dataset="drawn", teacher=str(stranger)), L.Fabric(accelerator="cpu", devices=1)
+    assert prepare_teacher(options, fabric, DRAWN)[1]  # the negative control
+    for other in ({"name": "folder"}, {"image_shape": (3, 28, 28)}, {"classes": DRAWN.classes[::-1]}):
+        with pytest.raises(UserError, match=next(iter(other)).replace("_", " ")):
+            prepare_teacher(options, fabric, replace(DRAWN, **other))
+
+
+def test_teacher_of_any_shape_and_classes_teaches() -> None:
+    teacher = SeedNet((3, 12, 10), 2).eval()
+    images = torch.rand(6, 3, 12, 10)
+    loss = Teacher(teacher, "seed", "", 1.0, 1.0).loss(teacher(images), images, torch.tensor(2.0))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
