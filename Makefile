@@ -66,7 +66,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit(f"$(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "set-up 1/3: creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "set-up 2/3: installing requirements.lock (Linux: about 3.2 GB to download, 6.6 GB on disk, mostly CUDA libraries of torch)"
+	@echo "set-up 2/3: installing requirements.lock (Linux: about 3.3 GB to download, 7.1 GB on disk, mostly CUDA libraries of torch)"
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@echo "set-up 3/3: installing this project in editable mode"
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . # setuptools warns of any editable install

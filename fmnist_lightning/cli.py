@@ -314,7 +314,7 @@ def explain(options: type[Any], message: str, dashes: str = "") -> str:
 
 def value_in(message: str) -> str:
     """The wrong value that a message of jsonargparse ends with, or has in one of its phrases."""
-    for phrase in (r"(?:Given|Got) value: (.*)", r": (.*?) does not (?:conform|match)", r": '(.*)'"):
+    for phrase in (r"(?:Given|Got) value: (.*)", r": (.*?) (?:does not (?:conform|match)|not an? )", r": '(.*)'"):
         if match := re.search(phrase, message, re.DOTALL):
             return shorten(match[1], 80)
     return "wrong"

@@ -102,7 +102,9 @@ def changed(options: TrainOptions, values: Mapping[str, Any], source: str | Path
 def value_of(options: TrainOptions, name: str) -> Any:
     option, _, place = name.partition(".")
     value = getattr(options, option)
-    return (value or KERAS_RATES)[int(place)] if place else value
+    if option == "dropout":
+        value = value or KERAS_RATES
+    return value[int(place)] if place else value
 
 
 def label(value: Any) -> Any:
