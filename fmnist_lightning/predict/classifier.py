@@ -111,7 +111,7 @@ def load_classifier(
     """
     if invert not in get_args(Invert):  # else a misspelled one would mean never
         raise ValueError(f"cannot use invert {invert}: expected {', '.join(get_args(Invert))}")
-    net, card = load_pretrained(source, log_dir, **({} if net is None else {"net": net}))
+    net, card = load_pretrained(source, log_dir, net)
     chosen = choose_device(device)
     model = (MirrorAveraged(net) if tta else net).to(chosen)
     return PictureClassifier(model, card, recorded_info(card), chosen, invert, batch_size)
