@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -63,10 +63,16 @@ class DataInfo:
     def from_plain(values: Mapping[str, Any]) -> "DataInfo":
         """Raises TypeError, KeyError or ValueError if the values are not those of `as_plain`."""
         info = DataInfo(**{**values, "classes": tuple(values["classes"]), "image_shape": tuple(values["image_shape"])})
-        if not all(isinstance(name, str) for name in (info.name, info.title, *info.classes)):
-            raise TypeError("its name, title or classes are no text")
+        for text in (info.name, info.title, *info.classes):
+            if not isinstance(text, str) or not text.isprintable():  # terminals obey some that is not
+                raise TypeError(f"its name, title or class {text!r} is no printable text")
         if len(info.image_shape) != 3 or not all(type(length) is int and length > 0 for length in info.image_shape):
             raise ValueError(f"its image shape is {info.image_shape}")
+        if info.framing not in get_args(Framing) or type(info.stand_in) is not bool:
+            raise ValueError(f"its framing is {info.framing!r}, and whether it is a stand-in {info.stand_in!r}")
+        for value in info.published.values():
+            if not isinstance(value, int | float):
+                raise TypeError(f"it has a published result {value!r}")
         return info
 
 

@@ -6,7 +6,7 @@ logs. With a first-layer weight changed by 0.5 it said nothing, and 629 of 2,000
 
 import io
 import json
-import warnings
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fmnist_lightning.cli import default_data_dir, require
-from fmnist_lightning.data.sets import TITLES, load_images
-from fmnist_lightning.data.sets.download import ensure_files
-from fmnist_lightning.data.sets.fashion_mnist import IMAGE_SIZE
+from fmnist_lightning.cli import default_data_dir, parse_values, require
+from fmnist_lightning.data.sets import SOURCES, find_source, recorded_info
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import SUFFIX, Pretrained, from_file, load_pretrained, to_safetensors
 from fmnist_lightning.runs.files import atomic_write, remove_staged
-from fmnist_lightning.runs.folders import find_checkpoint, find_run, read_config
-from fmnist_lightning.runs.options import ExportOptions
+from fmnist_lightning.runs.folders import find_checkpoint, find_run
+from fmnist_lightning.runs.options import ExportOptions, SourceOptions, names, read_options, values_of
 
 INPUT, OUTPUT = "images", "probabilities"
 # The operator set that torch's exporter is written in; a later one would only exclude older runtimes.
@@ -31,45 +29,65 @@ OPSET = 18
 # Sums in another order change a probability by about 1e-6; another weight or a missing scaling by far more.
 TOLERANCE = 1e-5
 
-Predict = Callable[[Tensor], Tensor]  # images (B, 1, 28, 28) uint8 to probabilities (B, 10) float32
+Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W) uint8 to probabilities (B, num_classes) float32
 
 
 def export(options: ExportOptions) -> None:
     """Write a trained model, verified on the full test set. Raises UserError if it can't be written or verified."""
-    source, folder, found_data = find_source(options.run, options.ckpt, Path(options.log_dir))
+    source, run = find_model(options.run, options.ckpt, Path(options.log_dir))
     if options.format == "onnx":
         require(["onnx", "onnxscript", "onnxruntime"], "ONNX", "export")
     pretrained = load_pretrained(source)
-    path = Path(options.output) if options.output else folder / f"{pretrained.card['model']}.{options.format}"
+    # A model of timm has a colon in its name.
+    name = re.sub(r"[^\w.-]", "_", pretrained.card["model"])
+    path = Path(options.output) if options.output else (run / "export" if run else Path()) / f"{name}.{options.format}"
     if path.suffix != f".{options.format}":
         raise UserError(f"cannot write --output {path}: its name does not end in .{options.format}")
-    dataset, data_dir = pretrained.card["dataset"], Path(options.data_dir or found_data)
-    if dataset not in TITLES:
-        raise UserError(f"cannot verify a model of the data set {dataset}: expected one of {', '.join(TITLES)}")
-    if dataset != "drawn":
-        ensure_files(data_dir)
-    images = load_images(dataset, data_dir, "test").images
+    images = load_test_images(pretrained.card, run, options.data_dir, source)
     # The first batch has one image, since a graph can depend on the size of the batch.
     difference = write_verified(pretrained, options.format, path, [images[:1], *images[1:].split(options.batch_size)])
     print(
-        f"{TITLES[dataset]}, test set: the {options.format} file gives the model's class for all {len(images):,} "
-        f"images; largest difference of a probability {difference:.1e} (limit {TOLERANCE:.0e})\n"
+        f"{recorded_info(pretrained.card).title}, test set: the {options.format} file gives the model's class for all "
+        f"{len(images):,} images; largest difference of a probability {difference:.1e} (limit {TOLERANCE:.0e})\n"
         f"written: {path}, {path.stat().st_size:,} bytes"
     )
 
 
-def find_source(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path, str]:
-    """What `load_pretrained` is to load, the folder to write into, and the folder of the data."""
+def find_model(run: str, ckpt: str | None, log_dir: Path) -> tuple[str, Path | None]:
+    """What `load_pretrained` is to load, and the run folder that it is from, if one is named."""
     if run == "packaged" or run.endswith((".ckpt", SUFFIX)):
         if ckpt:
             raise UserError(f"cannot use --ckpt {ckpt}: --run {run} is not a run folder (leave --ckpt out)")
-        return run, Path(), default_data_dir()
+        return run, None
     folder = find_run(run, log_dir)
-    return (
-        str(find_checkpoint(folder, ckpt)),
-        folder / "export",
-        read_config(folder).get("data_dir", default_data_dir()),
-    )
+    return str(find_checkpoint(folder, ckpt)), folder
+
+
+def load_test_images(card: dict[str, Any], run: Path | None, data_dir: str | None, source: str) -> Tensor:
+    """The test images (n, C, H, W) uint8 of the data set that a model was trained on, by the options of its training.
+
+    Raises UserError if they can't be loaded, or are of other data.
+    """
+    info = recorded_info(card)
+    if info.name not in SOURCES:
+        raise UserError(
+            f"cannot verify {source} on {info.title}: no --dataset loads it (use `write_verified` of {__name__} with "
+            "images of yours)"
+        )
+    # A card can come from anybody, and its folder would be another machine's.
+    training = card.get("training")
+    recorded = training if isinstance(training, dict) else {}
+    values = {name: recorded[name] for name in names(SourceOptions) if name in recorded}
+    values |= values_of(read_options(run), SourceOptions) if run else {"data_dir": default_data_dir()}
+    values |= {"dataset": info.name, **({"data_dir": data_dir} if data_dir else {})}
+    data = find_source(parse_values(SourceOptions, values, source))
+    data.prepare()
+    if (data.classes, data.image_shape) != (info.classes, info.image_shape):
+        raise UserError(
+            f"cannot verify {source}: it has {len(info.classes)} classes of images {info.image_shape}, and "
+            f"{data.title} has {len(data.classes)} of {data.image_shape}, or others (name its data with --data_dir)"
+        )
+    return data.load("test").images
 
 
 def write_verified(pretrained: Pretrained, kind: str, path: Path, batches: Sequence[Tensor]) -> float:
@@ -89,7 +107,10 @@ def write_verified(pretrained: Pretrained, kind: str, path: Path, batches: Seque
 
 
 def verify(probs: Tensor, expected: Tensor, subject: str) -> float:
-    """The largest difference of a probability (n, 10). Raises UserError if it exceeds TOLERANCE or a class differs."""
+    """The largest difference of a probability (n, num_classes).
+
+    Raises UserError if it exceeds TOLERANCE or a class differs.
+    """
     differing = (probs.argmax(dim=1) != expected.argmax(dim=1)).nonzero().flatten().tolist()
     difference = (probs - expected).abs().max().item()
     if differing or not difference <= TOLERANCE:  # NaN is not
@@ -101,15 +122,15 @@ def verify(probs: Tensor, expected: Tensor, subject: str) -> float:
 
 
 def with_softmax(net: nn.Module) -> nn.Module:
-    """Images (B, 1, 28, 28) uint8 to probabilities (B, 10)."""
+    """Images (B, C, H, W) uint8 to probabilities (B, num_classes)."""
     return nn.Sequential(net, nn.Softmax(dim=1)).eval()
 
 
-def traced(net: nn.Module) -> ExportedProgram:
+def traced(pretrained: Pretrained) -> ExportedProgram:
     """The net with softmax as a graph, for any number of images from one."""
-    images = torch.zeros(2, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    images = torch.zeros(2, *recorded_info(pretrained.card).image_shape, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("batch", min=1)},)
-    program = torch.export.export(with_softmax(net), (images,), dynamic_shapes=shapes)
+    program = torch.export.export(with_softmax(pretrained.net), (images,), dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # else the file would hold paths of this machine
     return program
@@ -120,7 +141,7 @@ def to_onnx(pretrained: Pretrained) -> bytes:
     import onnx
 
     program: Any = torch.onnx.export(
-        traced(pretrained.net), verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
+        traced(pretrained), verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
     )
     model, card = program.model_proto, pretrained.card
     onnx.helper.set_model_props(model, {"classes": json.dumps(card["classes"]), "card": json.dumps(card)})
@@ -138,10 +159,7 @@ def read_onnx(path: Path) -> Predict:
 def to_pt2(pretrained: Pretrained) -> bytes:
     """A torch.export archive, with the card as its extra file `card.json`."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        # torch warns about channels-last weights, but restores them unchanged.
-        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
-        torch.export.save(traced(pretrained.net), file, extra_files={"card.json": json.dumps(pretrained.card)})
+    torch.export.save(traced(pretrained), file, extra_files={"card.json": json.dumps(pretrained.card)})
     return file.getvalue()
 
 

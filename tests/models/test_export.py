@@ -5,16 +5,19 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from conftest import NOWHERE, Program, draw_few, use_mirrors
+from PIL import Image
 
-from fmnist_lightning.data.sets.fashion_mnist import CLASSES
+from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.export import FORMATS, OPSET, TOLERANCE, export, verify
-from fmnist_lightning.models.nets import SeedNet
+from fmnist_lightning.models.nets import SeedNet, build_net
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors
 from fmnist_lightning.runs.options import ExportOptions
 
@@ -163,12 +166,69 @@ def test_export_without_test_images_writes_nothing(
     assert list(here.iterdir()) == []
 
 
+def own_weights(path: Path, model: str = "fine", **changes: object) -> Path:
+    """Weights of a new net for a folder of pictures, 9 x 9 with colors, of two classes."""
+    data = DataInfo(name="folder", title="Pets", classes=("cat", "dog"), image_shape=(3, 9, 9)).as_plain() | changes
+    net = build_net(model, tuple(data["image_shape"]), len(data["classes"]))
+    card = {"format": 1, "model": model, "dropout": None, "classes": data["classes"], "dataset": data["name"]}
+    training = {"image_size": 9, "channels": 3, "data_dir": "/elsewhere"}
+    path.write_bytes(to_safetensors(Pretrained(net, {**card, "data": data, "training": training})))
+    return path
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder with pictures of two classes."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 3)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "pets"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_export_takes_any_data_and_model(program: Program, here: Path, pets: Path, kind: str) -> None:
+    weights = own_weights(here.parent / "pets.safetensors", "timm:test_resnet")
+    status, output = program(export, "--run", weights, "--format", kind, "--data_dir", pets)
+    assert (status, "all 6 images" in output) == (0, True), output
+    assert "Fashion" not in output
+    file = here / f"timm_test_resnet.{kind}"  # a colon in a name is no file name on Windows
+    assert FORMATS[kind][1](file)(torch.zeros(2, 3, 9, 9, dtype=torch.uint8)).shape == (2, 2)
+    if kind == "onnx":
+        properties = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
+        assert json.loads(properties["classes"]) == ["cat", "dog"]
+        assert json.loads(properties["card"])["data"]["image_shape"] == [3, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"classes": ["cat", "cow"]}, "2 classes"),
+        ({"classes": ["cat", "cow", "dog"]}, "3 classes"),
+        ({"image_shape": [3, 8, 9]}, r"(3, 8, 9)"),
+        ({"name": "unnamed", "title": "unnamed data"}, "unnamed data"),
+    ],
+)
+def test_export_refuses_other_data(
+    program: Program, here: Path, pets: Path, changes: dict[str, object], word: str
+) -> None:
+    weights = own_weights(here.parent / "pets.safetensors", **changes)
+    status, output = program(export, "--run", weights, "--format", "pt2", "--data_dir", pets)
+    assert (status, word in output) == (1, True), output
+    assert list(here.iterdir()) == []
+
+
 @pytest.mark.real_data
 def test_export_verifies_all_real_test_images(
     program: Program, trained_once: Path, real_data_dir: Path, tmp_path: Path
 ) -> None:
     file, target = tmp_path / "net.safetensors", tmp_path / "out" / "seed.onnx"
     net, card = load_pretrained(str(trained_once))
-    file.write_bytes(to_safetensors(Pretrained(net, {**card, "dataset": "fashion_mnist"})))
+    file.write_bytes(
+        to_safetensors(Pretrained(net, {**card, "dataset": "fashion_mnist", "data": FASHION_MNIST.as_plain()}))
+    )
     status, output = program(export, "--run", file, "--output", target, "--data_dir", real_data_dir)
     assert (status, "all 10,000 images" in output, target.is_file()) == (0, True, True), output

@@ -1,6 +1,7 @@
 """Weights with their card: what is saved comes back bit for bit, and anything else is refused."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,17 @@ import safetensors.torch
 import torch
 from conftest import shared_run
 from safetensors.numpy import load_file
+from torch import nn
 
+from fmnist_lightning.data.sets import KNOWN, recorded_info
 from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FILES
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.models.nets import SeedNet
+from fmnist_lightning.models.nets import MODELS, SeedNet, build_net
 from fmnist_lightning.models.pretrained import PACKAGED, Pretrained, load_pretrained, to_safetensors, weights_digest
 from fmnist_lightning.runs.checkpoints import read_checkpoint
+from fmnist_lightning.runs.options import LoopOptions, names
 
+DATA = KNOWN["drawn"].as_plain()
 CARD = {"format": 1, "model": "seed", "dropout": [0.25, 0.25, 0.5], "classes": list(CLASSES), "dataset": "drawn"}
 
 
@@ -90,12 +95,79 @@ def test_card_has_no_metrics_of_another_test(run: Path, tmp_path: Path) -> None:
 def test_card_of_a_checkpoint_without_run(run: Path, checkpoint: dict[str, Any], tmp_path: Path) -> None:
     expected, alone = load_pretrained(str(run)).card["training"], tmp_path / "alone.ckpt"
     checkpoint["datamodule_hyper_parameters"]["dataset"] = "fashion_mnist"
+    del checkpoint["data"]  # as in older checkpoints
     torch.save(checkpoint, alone)
     card = load_pretrained(str(alone)).card
-    for name in ("max_epochs", "patience", "ema", "precision"):  # which only the run's config has
+    # Which only the run's config has.
+    in_config = (*names(LoopOptions), "pretrained", "precision")
+    for name in expected.keys() & in_config:
         del expected[name]
     assert card["training"] == {**expected, "dataset": "fashion_mnist"}
     assert (card["trained_with"], card["data_sha256"]) == (checkpoint["environment"], FILES)
+
+
+class OwnNet(nn.Module):
+    """A user's own net."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(math.prod(image_shape), num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.dense(images.flatten(1) / 255)
+
+
+def plain_checkpoint(path: Path, net: nn.Module, **hparams: Any) -> str:
+    """What another Trainer saves of a `Classifier`, with loaders of the user's own."""
+    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    hparams = {"image_shape": [3, 8, 9], "num_classes": 4, "class_names": None, "dropout": None, **hparams}
+    torch.save({"state_dict": state, "hyper_parameters": hparams}, path)
+    return str(path)
+
+
+def test_pretrained_reads_another_trainers_checkpoint(tmp_path: Path) -> None:
+    net = build_net("fine", (3, 8, 9), 4)
+    loaded, card = load_pretrained(plain_checkpoint(tmp_path / "plain.ckpt", net, model="fine"))
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in net.state_dict().items())
+    info = recorded_info(card)
+    assert (info.classes, info.image_shape) == (("0", "1", "2", "3"), (3, 8, 9))
+    assert (info.title, info.framing) == ("unnamed data", "crop")
+    named = plain_checkpoint(tmp_path / "named.ckpt", net, model="fine", class_names=["a", "b", "c", "d"])
+    assert load_pretrained(named).card["classes"] == ["a", "b", "c", "d"]
+    (tmp_path / "net.safetensors").write_bytes(to_safetensors(Pretrained(loaded, card)))
+    assert load_pretrained(str(tmp_path / "net.safetensors")).card["data"] == card["data"]
+
+
+def test_pretrained_loads_an_own_net_into_an_object(tmp_path: Path) -> None:
+    net = OwnNet((3, 8, 9), 4)
+    path = plain_checkpoint(tmp_path / "own.ckpt", net, model=None)
+    with pytest.raises(UserError, match=r"load_classifier\('.*own.ckpt', net="):
+        load_pretrained(path)
+    given = OwnNet((3, 8, 9), 4)
+    loaded, card = load_pretrained(path, net=given)
+    assert loaded is given
+    assert torch.equal(loaded.dense.weight, net.dense.weight)
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(to_safetensors(Pretrained(loaded, card)))
+    with pytest.raises(UserError, match="net="):
+        load_pretrained(str(file))
+    again = load_pretrained(str(file), net=OwnNet((3, 8, 9), 4)).net
+    assert torch.equal(again.dense.weight, net.dense.weight)
+    with pytest.raises(UserError, match="OwnNet"):
+        load_pretrained(path, net=OwnNet((3, 8, 8), 4))
+
+
+def test_pretrained_builds_an_own_net_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stubborn(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        net = OwnNet(image_shape, num_classes)
+        assert net.dense.weight.std().item() > 0  # which torch's meta device can't tell
+        return net
+
+    for build in (OwnNet, stubborn):
+        monkeypatch.setitem(MODELS, "mine", build)
+        net = OwnNet((3, 8, 9), 4)
+        loaded = load_pretrained(plain_checkpoint(tmp_path / "own.ckpt", net, model="mine")).net
+        assert torch.equal(loaded.dense.weight, net.dense.weight)
 
 
 def test_pretrained_rounds_64_bits_to_32(run: Path, checkpoint: dict[str, Any], tmp_path: Path) -> None:
@@ -132,6 +204,19 @@ def test_packaged_weights_and_their_readme() -> None:
     [
         (lambda card, _: card.update(format=2), "format 2"),
         (lambda card, _: card.update(classes=["cat", "dog"]), "cat"),
+        (lambda card, _: card.update(dataset="cifar"), "cifar"),
+        (lambda card, _: card.update(dataset=["drawn"]), "unhashable"),
+        (lambda card, _: card.update(data=1), "TypeError"),
+        (lambda card, _: card.update(data={**DATA, "image_shape": [1, 28]}), r"\(1, 28\)"),
+        (lambda card, _: card.update(data={**DATA, "image_shape": [1, 28, "28"]}), "'28'"),
+        (lambda card, _: card.update(data={**DATA, "image_shape": [1, 28, 10**6]}), r"layers\.9"),  # no 9 TB
+        (lambda card, _: card.update(data={**DATA, "image_shape": [1, 28, 10**40]}), "Overflow"),
+        (lambda card, _: card.update(data={**DATA, "classes": [*CLASSES, "hat"]}), "classes"),
+        (lambda card, _: card.update(data={**DATA, "title": "\x1b[2J"}), r"x1b"),
+        (lambda card, _: card.update(data={**DATA, "framing": "round"}), "round"),
+        (lambda card, _: card.update(data={**DATA, "published": {"accuracy": "91"}}), "91"),
+        (lambda card, _: card.update(data={**DATA, "extra": 1}), "extra"),
+        (lambda card, _: card.update(model=None), "net="),
         (lambda card, _: card.update(model="vast"), "vast"),
         (lambda card, _: card.update(dropout=[2, 0, 0]), "rate 2"),
         (lambda card, _: card.update(weights_sha256="0"), "changed or damaged"),

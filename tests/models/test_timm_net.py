@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.export import FORMATS
 from fmnist_lightning.models.nets import build_net
@@ -66,7 +67,9 @@ def test_timm_net_is_exported(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = build_net(f"timm:{name}", (3, 32, 32), 7).eval()
     file = tmp_path / "net.onnx"
-    file.write_bytes(FORMATS["onnx"][0](Pretrained(net, {"classes": list("abcdefg"), "image_shape": [3, 32, 32]})))
+    info = DataInfo(name="own", title="Own", classes=tuple("abcdefg"), image_shape=(3, 32, 32))
+    card = {"classes": list(info.classes), "data": info.as_plain()}
+    file.write_bytes(FORMATS["onnx"][0](Pretrained(net, card)))
     for count in (1, 5):
         images = random_images(count, (3, 32, 32))
         [probs] = onnxruntime.InferenceSession(file).run(None, {"images": images.numpy()})
