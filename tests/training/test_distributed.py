@@ -99,9 +99,10 @@ def enter_own_folder() -> None:
 
 
 def test_two_nodes_train_as_one_process_does(tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under srun, without shared files, with Muon, a schedule, averaged weights and a teacher."""
+    """Under srun, without shared files, with all that the ranks must agree on."""
     options = ["--max_epochs", 2, "--dropout", "[0,0,0]", "--optimizer", "muon", "--lr", 0.003, "--patience", 1]
     options += ["--schedule", "one_cycle", "--ema", 0.9, "--label_smoothing", 0.1, "--teacher", alone]
+    options += ["--accumulate_grad_batches", 2, "--gradient_clip_val", 0.5, "--class_weights", "[1,2,1,1,1,1,1,1,1,3]"]
     one = trained_by(tmp_path / "one", 1, *options, "--test", "false")
     monkeypatch.chdir(tmp_path)
     nodes = functools.partial(slurm_environment, nodes=2)
