@@ -82,7 +82,7 @@ class Classifier(L.LightningModule):
         for name, values in (("class_names", class_names), ("class_weights", class_weights)):
             if values is not None and len(values) != num_classes:
                 raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
-        if loss is not None and (label_smoothing or class_weights):
+        if loss is not None and (label_smoothing or class_weights is not None):
             raise ValueError("cannot use label_smoothing or class_weights with an own loss (leave them out)")
         if model is None and net is None:
             raise ValueError("cannot build a net: model is None (give the own net again, which no checkpoint holds)")
@@ -90,7 +90,7 @@ class Classifier(L.LightningModule):
         model = model if net is None else None
         class_names = None if class_names is None else list(class_names)
         dropout = None if dropout is None else list(dropout)
-        class_weights = None if class_weights is None else list(class_weights)
+        class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         own = [name for name, value in (("optimizer", optimizer), ("schedule", schedule)) if callable(value)]
         # A checkpoint has the weights, so that none are downloaded to load it.
         self.save_hyperparameters(ignore=["net", "loss", "pretrained", *own])

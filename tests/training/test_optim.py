@@ -97,7 +97,7 @@ def test_optimizers_take_groups_with_their_own_rates(optimizer: type[KerasAdam],
     settings = {"lr": 0.02, "weight_decay": 0.5}, {"lr": 0.01, "weight_decay": 0.0}
     given = [(f"weights.{i}", parameter) if names else parameter for i, parameter in enumerate(grouped)]
     groups = [{"params": iter(part), **own} for part, own in zip((given[:2], given[2:]), settings, strict=True)]
-    steps(grouped, optimizer(groups, lr=7.0))  # type: ignore[arg-type]
+    steps(grouped, optimizer(groups, lr=7.0))
     for params, own in zip(one_by_one, settings, strict=True):
         steps(params, optimizer(params, **own))
     expected = [*one_by_one[0][:2], *one_by_one[1][2:]]
@@ -149,7 +149,7 @@ def test_optimizers_resume_with_their_decay(name: str) -> None:
 def rates_of(steps: int, schedule: Any = one_cycle, *, groups: int = 1) -> list[float]:
     """The learning rates of the last group, up to 0.01, by step."""
     params = [{"params": torch.nn.Parameter(torch.zeros(1)), "lr": 0.01 * (groups - i)} for i in range(groups)]
-    optimizer = KerasAdam(params)  # type: ignore[arg-type]
+    optimizer = KerasAdam(params)
     schedule = schedule(optimizer, steps)
     rates = [optimizer.param_groups[-1]["lr"]]
     for _ in range(steps - 1):

@@ -111,19 +111,19 @@ def test_plain_loaders_serve_every_stage(images: Tensor, collate: Any) -> None:
     trainer.fit(module, data, data)
     [validated] = trainer.validate(module, data, verbose=False)
     [tested] = trainer.test(module, data, verbose=False)
-    probs: Any = torch.cat(trainer.predict(module, data))  # type: ignore[arg-type]
+    probs: Any = torch.cat(trainer.predict(module, data))
     assert (probs.shape, probs.dtype) == ((30, 3), torch.float32)
     assert tested["test/accuracy"] == pytest.approx(accuracy_score(LABELS, probs.argmax(dim=1)))
     assert tested["test/loss"] == validated["val/loss"]
     assert torch.equal(module.test_metrics.outputs.indices, torch.arange(30))
-    alone: Any = torch.cat(trainer.predict(module, DataLoader(images, batch_size=7)))  # type: ignore[arg-type]
+    alone: Any = torch.cat(trainer.predict(module, DataLoader(images, batch_size=7)))
     torch.testing.assert_close(alone, probs)
 
 
 @pytest.mark.usefixtures("small_drawn")
 def test_datamodule_predicts_its_test_images_in_order() -> None:
     module, datamodule = Classifier(), FashionMNISTDataModule("drawn", batch_size=64)
-    probs: Any = torch.cat(new_trainer().predict(module, datamodule))  # type: ignore[arg-type]
+    probs: Any = torch.cat(new_trainer().predict(module, datamodule))
     torch.testing.assert_close(probs, module.eval()(datamodule.splits["test"].images).softmax(dim=1))
 
 
@@ -147,7 +147,7 @@ def test_train_metrics_reach_loggers_once_per_epoch(
     for name in ("train/loss", "train/accuracy"):
         assert own.steps(name) == steps
         assert name in trainer.callback_metrics
-    written = [row["step"] for row in csv.experiment.metrics if "train/loss" in row]  # type: ignore[attr-defined]
+    written = [row["step"] for row in csv.experiment.metrics if "train/loss" in row]
     assert (written or steps) == steps  # the file's writer drops the rows that it has written
 
 
