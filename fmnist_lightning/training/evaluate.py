@@ -167,7 +167,7 @@ def test_record(
         "split": "test",
         "n": count,
         **{name: values[f"test/{name}"] for name in METRIC_NAMES},
-        "accuracy_95_interval": wilson_interval(values["test/accuracy"], count),
+        "accuracy_95_interval": list(wilson_interval(values["test/accuracy"], count)),
         "loss": values["test/loss"],
         "checkpoint": checkpoint.stem,
         "checkpoint_epoch": checkpoint_epoch,
