@@ -45,7 +45,18 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torch's elasti
 # The docstring below a dataclass's field is the option's help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-Dataset = Literal["fashion_mnist", "drawn", "auto", "folder", "idx", "mnist", "kmnist", "emnist_letters"]
+# Each data set's name, and the function of SourceOptions that makes it. It is imported when it is used: torch is slow.
+SETS = "fmnist_lightning.data.sets"
+SOURCES = {
+    "fashion_mnist": f"{SETS}.download:fashion_mnist_source",
+    "drawn": f"{SETS}.drawn:drawn_source",
+    "folder": f"{SETS}.folder:folder_source",
+    "idx": f"{SETS}.idx_files:idx_source",
+    "mnist": f"{SETS}.torchvision_sets:mnist_source",
+    "kmnist": f"{SETS}.torchvision_sets:kmnist_source",
+    "emnist_letters": f"{SETS}.torchvision_sets:emnist_letters_source",
+}
+
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Strategy = Literal["auto", "ddp"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
@@ -60,6 +71,7 @@ def check_count(_type: type, value: Any) -> None:
 
 
 if TYPE_CHECKING:
+    Dataset = str
     PositiveFinite = float
     Seed = int
     Shift = int
@@ -70,6 +82,7 @@ if TYPE_CHECKING:
     BatchLimit = int | float
     Loggers = str
 else:
+    Dataset = Literal[(*SOURCES, "auto")]
     # The last argument is what `--help` and messages say that an option takes.
     PositiveFinite = restricted_number_type(
         "PositiveFinite", float, [(">", 0), ("<", math.inf)], docstring="a number above 0"
@@ -199,8 +212,7 @@ def main(
     try:
         parsed = options.parse(arguments, prog) if hasattr(options, "parse") else parse(options, arguments, prog)
         if isinstance(function, str):
-            module, _, name = function.partition(":")
-            getattr(import_module(module), name)(parsed)
+            named(function)(parsed)
         else:
             function(parsed)
     except Interrupted as interruption:
@@ -212,6 +224,12 @@ def main(
         report(str(error))
         return getattr(error, "exit_status", 1)
     return 0
+
+
+def named(function: str) -> Callable[[Any], Any]:
+    """The function that "package.module:function" names."""
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)
 
 
 def end_with_launcher(launcher: int) -> None:

@@ -18,10 +18,11 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from fmnist_lightning.cli import Accelerator, Dataset, default_data_dir, main, path_option
-from fmnist_lightning.data.sets import TITLES, load_images, resolve_dataset
+from fmnist_lightning.data.sets import KNOWN, find_source, resolve_dataset
 from fmnist_lightning.data.sets.fashion_mnist import RAW_FOLDER
 from fmnist_lightning.runs.environment import environment
 from fmnist_lightning.runs.files import write_text
+from fmnist_lightning.runs.options import SourceOptions
 from fmnist_lightning.training.devices import fastest_precision
 from tools.observe import PROGRAMS, SCRIPTS, Observation, observe
 from tools.scaling import measure_scaling, scaling_table
@@ -137,8 +138,9 @@ def write_layout(folder: Path, dataset: str, data_dir: str) -> None:
     """Write the data as unpacked IDX files in torchvision's layout, which every program reads."""
     raw = folder / RAW_FOLDER
     raw.mkdir(parents=True)
+    source = find_source(SourceOptions(dataset=dataset, data_dir=data_dir))
     for prefix, train in (("train", True), ("t10k", False)):
-        images, labels = load_images(dataset, Path(data_dir), "train" if train else "test")
+        images, labels = source.load("train" if train else "test")
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images.squeeze(1)))
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(labels.to(torch.uint8)))
 
@@ -152,7 +154,7 @@ def write_record(
     path: Path, measured: dict[str, Any], dataset: str, accelerator: str, keras_python: str | None
 ) -> dict[str, Any]:
     device = L.Fabric(accelerator=accelerator, devices=1).device
-    record = {**measured, "dataset": TITLES[dataset], **environment(device)}
+    record = {**measured, "dataset": KNOWN[dataset].title, **environment(device)}
     if keras_python:
         code = "from importlib.metadata import version as v; print(v('keras'), v('tensorflow-cpu'))"
         printed = subprocess.run([keras_python, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 
 from fmnist_lightning.cli import Dataset, default_data_dir, main, path_option
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.sets import TITLES, resolve_dataset
+from fmnist_lightning.data.sets import KNOWN, resolve_dataset
 from fmnist_lightning.data.source import Part, Split
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
@@ -258,7 +258,7 @@ def torture(options: TortureOptions) -> None:
             print(rows[-1], flush=True)
         differs = trainings.differs_without_random_state(wanted, seconds)
     record = {"rows": rows, "undisturbed_seconds": seconds, "differs_without_random_state": differs}
-    record |= {"dataset": TITLES[dataset], **environment(torch.device("cpu"))}
+    record |= {"dataset": KNOWN[dataset].title, **environment(torch.device("cpu"))}
     write_text(Path(options.output), json.dumps(record, indent=2) + "\n")
     print(torture_table(record))
 

@@ -85,7 +85,7 @@ class FashionMNISTDataModule(L.LightningDataModule):
         self.save_hyperparameters()
         self.source = given or find_source(
             SourceOptions(
-                dataset=dataset,  # type: ignore[arg-type]
+                dataset=dataset,
                 data_dir=data_dir,
                 image_size=image_size,
                 channels=channels,  # type: ignore[arg-type]

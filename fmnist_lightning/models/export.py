@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fmnist_lightning.cli import default_data_dir, parse_values, require
-from fmnist_lightning.data.sets import SOURCES, find_source, recorded_info
+from fmnist_lightning.cli import SOURCES, default_data_dir, parse_values, require
+from fmnist_lightning.data.sets import find_source, recorded_info
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import SUFFIX, Pretrained, from_file, load_pretrained, to_safetensors
 from fmnist_lightning.runs.files import atomic_write, remove_staged

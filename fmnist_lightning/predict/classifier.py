@@ -132,9 +132,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def to_images(inputs: Any, info: DataInfo, invert: Invert) -> Tensor:
-    """Images (B, C, H, W), float32 in 0..1, from what `PictureClassifier` takes."""
+    """Images (B, C, H, W), uint8 in 0..255 or float32 in 0..1, from what `PictureClassifier` takes."""
     if isinstance(inputs, list | tuple):
-        return torch.cat([torch.empty(0, *info.image_shape), *(to_images(one, info, invert) for one in inputs)])
+        parts = [torch.empty(0, *info.image_shape, dtype=torch.uint8)]
+        parts += [to_images(one, info, invert) for one in inputs]
+        in_bytes = all(part.dtype == torch.uint8 for part in parts[1:])
+        return torch.cat(parts if in_bytes else [scale_images(part, torch.float32) for part in parts])
     if isinstance(inputs, str | PathLike):
         return as_batch(load_picture(Path(inputs), info, invert))
     if isinstance(inputs, Image.Image):
@@ -148,7 +151,8 @@ def to_images(inputs: Any, info: DataInfo, invert: Invert) -> Tensor:
         raise ValueError(f"cannot classify floats from {values.min():g} to {values.max():g}: expected 0 to 1")
     lacks_channels = info.image_shape[0] == 1 and len(shape) < 4 and shape[-2:] == info.image_shape[1:]
     if lacks_channels or (len(shape) < 5 and shape[-3:] == info.image_shape):
-        return values.reshape(-1, *info.image_shape)
+        # As training has them: an own net may take uint8 alone.
+        return (inputs.detach().cpu() if inputs.dtype == torch.uint8 else values).reshape(-1, *info.image_shape)
     if not values.numel() or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
         raise ValueError(f"cannot classify an array of shape {shape}: expected {accepted(info)}")
     pixels = (values * 255).round().to(torch.uint8).numpy()
@@ -166,5 +170,5 @@ def accepted(info: DataInfo) -> str:
 
 
 def as_batch(image: Pixels) -> Tensor:
-    """(C, H, W) uint8 to (1, C, H, W) float32."""
-    return scale_images(torch.tensor(image)[None], torch.float32)
+    """(C, H, W) uint8 to (1, C, H, W) uint8."""
+    return torch.tensor(image)[None]

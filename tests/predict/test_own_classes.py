@@ -26,7 +26,7 @@ from fmnist_lightning.predict.joining import join
 from fmnist_lightning.predict.predict import predict
 from fmnist_lightning.predict.rows import RowFormat
 
-CLASSES = ("circle", "cross", "diamond", "frame with a long name", "square", "stripes", "tri\x1b[2Jangle")
+CLASSES = ("circle", "cross", "diamond", "frame with a long name", "square", "stripes", "triangle")
 SHAPES = DataInfo(name="shapes", title="Seven shapes", classes=CLASSES, image_shape=(3, 20, 24))
 GRAY = replace(SHAPES, image_shape=(1, 20, 24))
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 20, 24), np.uint8)
@@ -44,6 +44,7 @@ class Brightness(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         assert images.shape[1:] == self.shape
+        images = images / 255 if images.dtype == torch.uint8 else images
         return images.flatten(1) @ self.weight / 4
 
 
@@ -171,7 +172,7 @@ def test_idx_images_have_the_size_of_a_gray_model(tmp_path: Path) -> None:
 
 
 def test_table_is_as_wide_as_the_longest_class() -> None:
-    top = [{"label": 6, "class": CLASSES[6], "probability": 0.5}]
+    top = [{"label": 6, "class": "tri\x1b[2Jangle", "probability": 0.5}]
     rows = RowFormat("table", 1, SHAPES)
     lines = rows.header() + rows.line({"file": "a.png", **top[0], "top": top, "dataset": "shapes"})
     assert lines == (

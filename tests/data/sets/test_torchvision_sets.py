@@ -11,7 +11,7 @@ import torch
 from conftest import NOWHERE, TINY, Mirror, pack
 from torchvision import datasets
 
-from fmnist_lightning.data.sets import KNOWN, SOURCES, find_source
+from fmnist_lightning.data.sets import find_source
 from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.data.sets.torchvision_sets import EMNIST_LETTERS, KMNIST, MNIST
 from fmnist_lightning.data.source import DataError, DataSource
@@ -106,6 +106,5 @@ def test_classes_are_torchvisions() -> None:
     assert list(MNIST.classes) == [name[0] for name in datasets.MNIST.classes]
     assert list(KMNIST.classes) == datasets.KMNIST.classes
     assert ["N/A", *EMNIST_LETTERS.classes] == datasets.EMNIST.classes_split_dict["letters"]
-    assert {*KNOWN} == {*SOURCES} - {"folder", "idx"}
     with pytest.raises(UserError, match="--image_size"):
         find_source(SourceOptions(dataset="mnist", image_size=32))
