@@ -158,7 +158,8 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.add)(torch.ones(2, device=device), 1)
     except RuntimeError as error:  # of which torch derives its compilers' errors
-        reason = str(error).strip().partition("\n")[0]
+        # The first line names torch's backend alone, the third and later ones are for torch's developers.
+        reason = " ".join(str(error).strip().splitlines()[:2])
         raise UserError(
             f"cannot compile the model: {reason} (install a C++ compiler, or leave out --compile)"
         ) from error

@@ -213,9 +213,9 @@ def test_last_step_of_an_epoch_is_enough_for_the_best_checkpoint(program: Progra
 
 
 @pytest.mark.usefixtures("new_compiler_cache")
-def test_missing_compiler_makes_no_run(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inductor_config.cpp, "cxx", (None, "no-such-compiler"))
-    status, output = program(train, *SMALL, "--compile", "true", "--log_dir", tmp_path / "logs")
+def test_missing_compiler_makes_no_run(program: Program, tmp_path: Path) -> None:
+    with inductor_config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        status, output = program(train, *SMALL, "--compile", "true", "--log_dir", tmp_path / "logs")
     assert (status, "no-such-compiler" in output, output.count("\n")) == (1, True, 1), output
     assert not (tmp_path / "logs").exists()
 
