@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its folder, options, checkpoints and environment record, and atomic file writes.
+"""What a run leaves on disk: its folder, options, checkpoints, loggers and environment record.
 
 Nothing here trains, tests or plots.
 """

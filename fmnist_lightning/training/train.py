@@ -18,6 +18,7 @@ from fmnist_lightning.data.source import DataError
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.report.console import filter_library_output, summary_text
 from fmnist_lightning.runs.folders import explain_write_errors, lock_run, resume_command, testing_command
+from fmnist_lightning.runs.loggers import check_loggers, run_loggers
 from fmnist_lightning.runs.options import (
     AugmentationOptions,
     DataOptions,
@@ -29,11 +30,9 @@ from fmnist_lightning.runs.options import (
 from fmnist_lightning.training.callbacks import (
     EpochLines,
     NoProfiler,
-    check_loggers,
     display_callbacks,
     has_bar,
     run_callbacks,
-    run_loggers,
 )
 from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher

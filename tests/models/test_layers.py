@@ -38,22 +38,23 @@ def test_check_takes_bytes_and_floats_in_0_to_1() -> None:
     check_images(torch.empty(0, 1, 28, 28), (1, 28, 28))
 
 
-def test_convolution_is_torchs_with_channels_last() -> None:
+@pytest.mark.parametrize(("channels", "size"), [(8, 3), (1, 3), (8, 1)])
+def test_convolution_is_torchs_with_channels_last(channels: int, size: int) -> None:
     """Bit for bit that of channels-last weights, forward and back, while its own weights and gradients are plain."""
     torch.manual_seed(0)
-    ours, theirs = Conv2d(8, 16, 3), torch.nn.Conv2d(8, 16, 3)
+    ours, theirs = Conv2d(channels, 16, size), torch.nn.Conv2d(channels, 16, size)
     theirs.load_state_dict(ours.state_dict())
     theirs.to(memory_format=torch.channels_last)
-    features = torch.randn(4, 8, 10, 10)
+    features = torch.randn(4, channels, 10, 10)
     outputs = [layer(features) for layer in (ours, theirs)]
     for output in outputs:
         output.square().sum().backward()
     assert outputs[0].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(*outputs)
     assert torch.equal(ours.weight.grad, theirs.weight.grad)
-    assert ours.weight.is_contiguous()
-    assert ours.weight.grad.is_contiguous()
-    assert not theirs.weight.is_contiguous()  # the control
+    plain = torch.empty(ours.weight.shape).stride()
+    assert ours.weight.stride() == ours.weight.grad.stride() == plain
+    assert theirs.weight.stride() != plain  # the control
 
 
 @both_formats

@@ -16,9 +16,10 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import HISTORY
+from fmnist_lightning.runs.loggers import check_loggers
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training import callbacks
-from fmnist_lightning.training.callbacks import COLUMNS, RunCheckpoint, check_loggers
+from fmnist_lightning.training.callbacks import COLUMNS, RunCheckpoint
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.train import train
 from tools.torture import read_events

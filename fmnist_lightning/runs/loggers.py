@@ -1,0 +1,107 @@
+"""The loggers of a run: TensorBoard, W&B, MLflow. metrics.csv is written by a callback, `EpochLines`."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from fmnist_lightning.cli import require
+from fmnist_lightning.errors import UserError
+from fmnist_lightning.runs.files import write_text
+from fmnist_lightning.runs.folders import LOGGERS
+from fmnist_lightning.runs.options import TrainOptions
+
+PROJECT = "fmnist-lightning"  # in W&B and MLflow
+
+
+def check_loggers(options: TrainOptions) -> None:
+    """Raise UserError if a logger that the options name is not installed."""
+    for name in {"wandb", "mlflow"}.intersection(options.logger.split(",")):
+        require([name], f"--logger {name}", name)
+
+
+@contextmanager
+def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -> Iterator[list[Logger]]:
+    """The loggers of a run, to resume after `steps`; `csv` is no logger, but the callback `EpochLines`.
+
+    Raises UserError if one of them can't log.
+    """
+    loggers: list[Logger] = []
+    names = options.logger.split(",")
+    if "tensorboard" in names:
+        # torch can't trace a compiled model.
+        graph = not steps and not options.compile
+        loggers.append(
+            TensorBoardLogger(
+                run.parent, name="", version=run.name, log_graph=graph, default_hp_metric=False, purge_step=steps
+            )
+        )
+    # Other ranks may run on machines that have no run folder.
+    if "wandb" in names and rank_zero:
+        loggers.append(wandb_logger(run))
+    if "mlflow" in names and rank_zero:
+        loggers.append(mlflow_logger(run))
+    try:
+        yield loggers
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                # Lightning leaves the run open, and the next training of this process would log into it.
+                logger.experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def wandb_logger(run: Path) -> WandbLogger:
+    """A resumed run continues its W&B run."""
+    import wandb
+
+    os.environ.setdefault("WANDB_CACHE_DIR", str(run))  # W&B's debug logs would go into the user's home
+    logger = WandbLogger(project=PROJECT, name=run.name, save_dir=str(run), id=read_ids(run).get("wandb"))
+    try:
+        write_id(run, "wandb", logger.experiment.id)
+    except wandb.errors.Error as error:
+        raise UserError(f"cannot log to W&B: {error} (run wandb login, or set WANDB_MODE=offline)") from error
+    return logger
+
+
+def mlflow_logger(run: Path) -> MLFlowLogger:
+    """At MLFLOW_TRACKING_URI, or else in a SQLite database beside the runs. A resumed run continues its MLflow run."""
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # lists the tables that it makes
+    folder = run.parent.resolve()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "mlflow").as_uri()
+    try:
+        logger = OwnMLFlowLogger(
+            PROJECT, run.name, uri, artifact_location=artifacts, run_id=read_ids(run).get("mlflow")
+        )
+        write_id(run, "mlflow", str(logger.run_id))
+    except mlflow.MlflowException as error:
+        raise UserError(f"cannot log to MLflow at {uri}: {error} (check MLFLOW_TRACKING_URI)") from error
+    return logger
+
+
+class OwnMLFlowLogger(MLFlowLogger):
+    """Lightning's MLFlowLogger; a resumed run keeps the hyperparameters it began with, which MLflow can't replace."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
+        known = self.experiment.get_run(self.run_id).data.params
+        super().log_hyperparams({name: value for name, value in params.items() if name not in known})
+
+
+def read_ids(run: Path) -> dict[str, str]:
+    """The ids of the run in W&B and MLflow, by logger."""
+    path = run / LOGGERS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_id(run: Path, logger: str, identity: str) -> None:
+    write_text(run / LOGGERS, json.dumps({**read_ids(run), logger: identity}) + "\n")
