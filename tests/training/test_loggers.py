@@ -14,11 +14,11 @@ from lightning.pytorch.loggers import CSVLogger
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
+from fmnist_lightning.runs import loggers
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import HISTORY
 from fmnist_lightning.runs.loggers import check_loggers
 from fmnist_lightning.runs.options import TrainOptions
-from fmnist_lightning.training import callbacks
 from fmnist_lightning.training.callbacks import COLUMNS, RunCheckpoint
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.train import train
@@ -176,7 +176,7 @@ def test_mlflow_run_holds_options_and_metrics_and_continues(program: Program, tm
     status, output = program(train, "--resume", run, "--max_epochs", 2)
     assert status == 0, output
     client = mlflow.MlflowClient(f"sqlite:///{logs / 'mlflow.db'}")
-    [found] = client.search_runs([client.get_experiment_by_name(callbacks.PROJECT).experiment_id])
+    [found] = client.search_runs([client.get_experiment_by_name(loggers.PROJECT).experiment_id])
     assert (found.info.run_name, found.info.status) == (run.name, "FINISHED")
     wanted = {"lr": "0.002", "dataset": "drawn", "batch_size": "50", "max_epochs": "1"}
     assert wanted.items() <= found.data.params.items()
