@@ -17,6 +17,7 @@ from fmnist_lightning.runs.options import TrainOptions
 UNWANTED_LINES = (
     *("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision"),
     *("distributed_backend=", "Initializing distributed: ", "`Trainer.fit` stopped: "),
+    "Loading `train_dataloader` to estimate",
 )
 LOGGERS = (
     *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),

@@ -66,11 +66,12 @@ def per_class_table(probs: Array, labels: Array, classes: Sequence[str]) -> Tabl
 
 
 def pairs_table(counts: NDArray[np.int64], count: int, classes: Sequence[str]) -> Table:
-    """The `count` most confused pairs."""
+    """The `count` most confused pairs, without those that are never confused."""
     rows = [
         (f"{classes[a]} and {classes[b]}", *(f"{images:,}" for images in (first + second, first, second)))
         for a, b in analysis.most_confused(counts)[:count]
         for first, second in [(counts[a, b], counts[b, a])]
+        if first + second
     ]
     return Table("Most confused pairs, images", ("pair", "mistakes", "first as second", "second as first"), rows)
 

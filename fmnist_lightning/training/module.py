@@ -207,7 +207,8 @@ class Classifier(L.LightningModule):
             self.log_epoch(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_epoch(self.val_metrics)
+        if not self.trainer.sanity_checking:  # of a few batches, which may lack a class
+            self.log_epoch(self.val_metrics)
         self.val_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
