@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from fmnist_lightning.runs.folders import LOGGERS
 from fmnist_lightning.runs.options import TrainOptions
 
 PROJECT = "fmnist-lightning"  # in W&B and MLflow
+# Set for one run: by `wandb_run`, and by MLflow's set_tracking_uri. The next run of the process would log there.
+CACHE, TRACKING = "WANDB_CACHE_DIR", "MLFLOW_TRACKING_URI"
 
 
 def check_loggers(options: TrainOptions) -> None:
@@ -35,39 +37,52 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
     """
     loggers: list[Logger] = []
     names = options.logger.split(",")
-    if "tensorboard" in names:
-        # torch can't trace a compiled model.
-        graph = not steps and not options.compile
-        loggers.append(
-            TensorBoardLogger(
-                run.parent, name="", version=run.name, log_graph=graph, default_hp_metric=False, purge_step=steps
+    with restored_environment(CACHE, TRACKING), ExitStack() as stack:
+        if "tensorboard" in names:
+            # torch can't trace a compiled model.
+            graph = not steps and not options.compile
+            loggers.append(
+                TensorBoardLogger(
+                    run.parent, name="", version=run.name, log_graph=graph, default_hp_metric=False, purge_step=steps
+                )
             )
-        )
-    # Other ranks may run on machines that have no run folder.
-    if "wandb" in names and rank_zero:
-        loggers.append(wandb_logger(run))
-    if "mlflow" in names and rank_zero:
-        loggers.append(mlflow_logger(run))
-    try:
+        # Other ranks may run on machines that have no run folder.
+        if "wandb" in names and rank_zero:
+            loggers.append(stack.enter_context(wandb_run(run)))
+        if "mlflow" in names and rank_zero:
+            loggers.append(mlflow_logger(run))
         yield loggers
+
+
+@contextmanager
+def restored_environment(*names: str) -> Iterator[None]:
+    """Give these environment variables back their values at the end."""
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    try:
+        yield
     finally:
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                # Lightning leaves the run open, and the next training of this process would log into it.
-                logger.experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
-def wandb_logger(run: Path) -> WandbLogger:
-    """A resumed run continues its W&B run."""
+@contextmanager
+def wandb_run(run: Path) -> Iterator[WandbLogger]:
+    """The logger of an open W&B run; a resumed run continues its own."""
     import wandb
 
-    os.environ.setdefault("WANDB_CACHE_DIR", str(run))  # W&B's debug logs would go into the user's home
+    os.environ.setdefault(CACHE, str(run))  # W&B's debug logs would go into the user's home
     logger = WandbLogger(project=PROJECT, name=run.name, save_dir=str(run), id=read_ids(run).get("wandb"))
     try:
-        write_id(run, "wandb", logger.experiment.id)
+        experiment = logger.experiment
     except wandb.errors.Error as error:
         raise UserError(f"cannot log to W&B: {error} (run wandb login, or set WANDB_MODE=offline)") from error
-    return logger
+    try:
+        write_id(run, "wandb", experiment.id)
+        yield logger
+    finally:
+        # Lightning leaves the run open, and the next training of this process would log into it.
+        experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 def mlflow_logger(run: Path) -> MLFlowLogger:
@@ -76,15 +91,16 @@ def mlflow_logger(run: Path) -> MLFlowLogger:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # lists the tables that it makes
     folder = run.parent.resolve()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "mlflow").as_uri()
+    server = os.environ.get(TRACKING)
+    uri = server or f"sqlite:///{folder / 'mlflow.db'}"
+    artifacts = None if server else (folder / "mlflow").as_uri()
     try:
         logger = OwnMLFlowLogger(
             PROJECT, run.name, uri, artifact_location=artifacts, run_id=read_ids(run).get("mlflow")
         )
         write_id(run, "mlflow", str(logger.run_id))
     except mlflow.MlflowException as error:
-        raise UserError(f"cannot log to MLflow at {uri}: {error} (check MLFLOW_TRACKING_URI)") from error
+        raise UserError(f"cannot log to MLflow at {uri}: {error} (check {TRACKING})") from error
     return logger
 
 

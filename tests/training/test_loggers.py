@@ -17,7 +17,7 @@ from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.runs import loggers
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import HISTORY
-from fmnist_lightning.runs.loggers import check_loggers
+from fmnist_lightning.runs.loggers import check_loggers, run_loggers
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training.callbacks import COLUMNS, RunCheckpoint
 from fmnist_lightning.training.module import Classifier
@@ -112,7 +112,6 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(home)
-    monkeypatch.setenv("WANDB_CACHE_DIR", "")  # so that it is as before, after the test
     for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "XDG_"))]:
         monkeypatch.delenv(name)
     return home
@@ -154,6 +153,39 @@ def test_wandb_run_holds_options_and_metrics_and_continues(
     assert tested[-1] == pytest.approx(metrics_of(run)["accuracy"])
 
 
+def log_once(run: Path, names: str) -> None:
+    run.mkdir(parents=True)
+    with run_loggers(run, TrainOptions(logger=names), 0, rank_zero=True) as [logger]:
+        logger.log_metrics({"val/loss": 1.0}, step=0)
+        logger.finalize("success")
+
+
+def test_wandb_runs_of_one_process_are_apart(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    found = []
+    for name in ("one", "two"):
+        log_once(tmp_path / name, "wandb")
+        assert "WANDB_CACHE_DIR" not in os.environ
+        ids, _, history = read_wandb(tmp_path / name)
+        assert len(history) == 1
+        found += ids
+    assert len(set(found)) == 2
+    assert list(empty_home.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wandb_run_is_closed_if_mlflow_fails(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "no-such-scheme://server")
+    with pytest.raises(UserError, match="MLflow"):
+        log_once(tmp_path / "run", "wandb,mlflow")
+    assert read_wandb(tmp_path / "run")[0]  # it was open
+    assert wandb.run is None
+
+
 def test_wandb_without_a_login_is_one_message(
     program: Program, tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +219,25 @@ def test_mlflow_run_holds_options_and_metrics_and_continues(program: Program, tm
     assert found.info.artifact_uri.startswith((logs / "mlflow").as_uri())
     assert list(empty_home.iterdir()) == []
     assert {path.name for path in logs.iterdir()} <= {"version_0", "mlflow.db", "mlflow"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("uri", [None, ""])
+def test_mlflow_databases_lie_beside_their_runs(
+    tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None
+) -> None:
+    """Also the second one of a process, since MLflow keeps the address of the first in the environment."""
+    mlflow = pytest.importorskip("mlflow")
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for logs in (tmp_path / "one", tmp_path / "two"):
+        log_once(logs / "version_0", "mlflow")
+        assert os.environ.get("MLFLOW_TRACKING_URI") == uri
+        client = mlflow.MlflowClient(f"sqlite:///{logs / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(loggers.PROJECT)
+        assert experiment.artifact_location == (logs / "mlflow").as_uri()
+        assert len(client.search_runs([experiment.experiment_id])) == 1
+    assert list(empty_home.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
