@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
 from fmnist_lightning.cli import command
-from fmnist_lightning.data.sets import find_source
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark
@@ -50,7 +49,7 @@ def write_best(study: Study, plan: Plan) -> Path:
     options = changed(plan.recipe, best.params, path)
     header = [
         f"The best recipe of a search: {command('train')} --config {shlex.quote(str(path))}",
-        f"{SCORE} {best.values[0]:.2%} with seed {options.seed}, on {find_source(options).title}: "
+        f"{SCORE} {best.values[0]:.2%} with seed {options.seed}, on {plan.info.title}: "
         f"trial {best.number} ({best.user_attrs[RUN]}) of {trial_counts(study)}.",
         "It was chosen on the validation split, so expect less of other seeds and images. The test set was not read.",
         plan.command,
@@ -88,7 +87,7 @@ def write_results(study: Study, plan: Plan) -> None:
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings(action="ignore"):
         for name, draw in DRAWINGS.items():
             draw(study)
-            mark(plt.gcf(), find_source(plan.recipe), y=-0.03)  # below Optuna's labels
+            mark(plt.gcf(), plan.info, y=-0.03)  # below Optuna's labels
             with atomic_write(folder / f"{name}.png") as file:
                 plt.savefig(file, format="png", bbox_inches="tight")
             plt.close()

@@ -94,9 +94,9 @@ class Search:
             self.study = open_study(plan)
             check_same_search(self.study, plan)
             if not self.study.get_trials(deepcopy=False):
-                # The recipe itself comes first. A ValueError means that it lies outside the space.
-                parameters = {name: label(value_of(plan.recipe, name)) for name in plan.space}
-                with contextlib.suppress(ValueError):
+                # The recipe itself comes first. An error means that it lies outside the space.
+                with contextlib.suppress(UserError, ValueError):
+                    parameters = {name: label(value_of(plan.recipe, name)) for name in plan.space}
                     first = optuna.create_trial(state=TrialState.WAITING, params=parameters, distributions=plan.space)
                     self.study.add_trial(first)
 

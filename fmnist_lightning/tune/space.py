@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from optuna.trial import Trial
 from sqlalchemy import URL
 
 from fmnist_lightning.cli import parse_values
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.models.nets import MODELS
 from fmnist_lightning.runs.files import read_yaml
 from fmnist_lightning.runs.options import AugmentationOptions, ModuleOptions, TrainOptions, TuneOptions, as_yaml, names
 
-KERAS_RATES = (0.25, 0.25, 0.5)  # of the original's model, if a recipe names no dropout
 DROPOUT_PLACES = tuple(f"dropout.{place}" for place in range(3))
 # Not the data, since all trials are judged on the same images; not the seed, since a lucky one is no better recipe.
 SEARCHED = (
@@ -39,6 +41,7 @@ class Plan:
 
     options: TuneOptions
     recipe: TrainOptions
+    info: DataInfo
     held: set[str]  # the options that the best recipe holds
     space: Space
     url: URL  # of the database
@@ -89,10 +92,11 @@ def typed(where: str, name: str, value: Any) -> Any:
 def changed(options: TrainOptions, values: Mapping[str, Any], source: str | Path) -> TrainOptions:
     """`options` with `values`, by the names in a space. Raises UserError that names `source` if one can't be used."""
     content = as_yaml(options)
+    model = values.get("model", options.model)  # its rates are those of the places without a value
     for name, value in values.items():
         option, _, place = name.partition(".")
         if place:
-            content[option] = content[option] or [*KERAS_RATES]
+            content[option] = content[option] or [*own_rates(model)]
             content[option][int(place)] = value
         else:
             content[option] = value
@@ -103,8 +107,17 @@ def value_of(options: TrainOptions, name: str) -> Any:
     option, _, place = name.partition(".")
     value = getattr(options, option)
     if option == "dropout":
-        value = value or KERAS_RATES
+        value = value or own_rates(options.model)
     return value[int(place)] if place else value
+
+
+def own_rates(model: str) -> tuple[float, ...]:
+    """The dropout rates that a model has by default. Raises UserError if it has none, as those of timm."""
+    parameters = signature(MODELS[model]).parameters if model in MODELS else {}
+    rates = getattr(parameters.get("dropout"), "default", None)
+    if not isinstance(rates, tuple | list):
+        raise UserError(f"cannot search dropout of the model {model}: it has no rates (remove it from the space)")
+    return tuple(rates)
 
 
 def label(value: Any) -> Any:

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import replace
 
 from fmnist_lightning.cli import command, find_recipe
+from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.report.console import filter_library_output
 from fmnist_lightning.runs.options import (
@@ -17,9 +18,10 @@ from fmnist_lightning.runs.options import (
 )
 from fmnist_lightning.training.devices import resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
+from fmnist_lightning.training.module import build_classifier
 from fmnist_lightning.training.train import prepare_data
 from fmnist_lightning.tune.search import Search, database_url, explaining_database, without_secrets
-from fmnist_lightning.tune.space import Plan, read_space
+from fmnist_lightning.tune.space import Plan, Space, own_rates, read_space
 
 # Options of this command that replace the recipe's. Those that change its result belong in the best recipe.
 KEPT = {"dataset", "val_fraction", "precision"}
@@ -34,19 +36,20 @@ def tune(options: TuneOptions) -> None:
     url, space = database_url(options), read_space(find_recipe(options.space, "search"))
     own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
     held = {*recipe_values(options.recipe), *(own.keys() & KEPT), *(name.partition(".")[0] for name in space)}
-    recipe = prepare(replace(read_recipe(options.recipe), **own))
-    command = command_line(replace(options, storage=without_secrets(options.storage)))
-    plan = Plan(options, recipe, held - {"resume", "fast_dev_run"}, space, url, command)
-    print(command)
+    recipe, info = prepare(replace(read_recipe(options.recipe), **own))
+    check_models(recipe, space, info)
+    again = command_line(replace(options, storage=without_secrets(options.storage)))
+    plan = Plan(options, recipe, info, held - {"resume", "fast_dev_run"}, space, url, again)
+    print(again)
     try:
         with explaining_database(plan):
             Search(plan).run()
     except Interrupted as interruption:
-        raise Interrupted(interruption.signum, f"to resume: {command}") from None
+        raise Interrupted(interruption.signum, f"to resume: {again}") from None
 
 
-def prepare(recipe: TrainOptions) -> TrainOptions:
-    """The recipe with its data set and teacher resolved; the data is downloaded.
+def prepare(recipe: TrainOptions) -> tuple[TrainOptions, DataInfo]:
+    """The recipe with its data set and teacher resolved, and what the data is; it is downloaded.
 
     Raises UserError if one is missing, the recipe leaves no validation split, or it needs several processes.
     """
@@ -62,7 +65,15 @@ def prepare(recipe: TrainOptions) -> TrainOptions:
         )
     recipe, datamodule = prepare_data(recipe, devices.fabric)
     recipe, _ = prepare_teacher(recipe, devices.fabric, datamodule.source)
-    return recipe
+    return recipe, datamodule.source
+
+
+def check_models(recipe: TrainOptions, space: Space, info: DataInfo) -> None:
+    """Raise UserError if a model that trials train does not suit recipe and data, or lacks the dropout to search."""
+    for model in getattr(space.get("model"), "choices", [recipe.model]):
+        build_classifier(replace(recipe, model=model), info)
+        if any(name.startswith("dropout") for name in space):
+            own_rates(model)
 
 
 def command_line(options: TuneOptions) -> str:

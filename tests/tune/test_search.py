@@ -31,6 +31,7 @@ from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import KNOWN
 from fmnist_lightning.data.source import Split
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.models.nets import MODELS
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import numbered_runs, read_config
 from fmnist_lightning.runs.options import TrainOptions, TuneOptions
@@ -224,6 +225,30 @@ def test_first_trial_is_the_recipe_if_possible(searching: Search, folder: Path, 
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["lr"] == max(tried)
     assert best["dropout"] in choices
+
+
+@pytest.mark.parametrize("model", ["notebook", "compact"])
+def test_first_trial_has_the_models_dropout_rates(searching: Search, folder: Path, model: str) -> None:
+    own = {"notebook": [0.5, 0.5, 0.0], "compact": [0.25, 0.25, 0.5]}[model]
+    space = {f"dropout.{place}": {"low": 0.0, "high": 0.5} for place in range(2)}
+    models = {"model": {"choices": ["notebook", "compact"]}}
+    assert searching(1, space={**space, **models}, model=model)[0] == 0
+    assert yaml.safe_load((folder / "best.yaml").read_text())["dropout"] == own
+
+
+def test_first_trial_can_lie_outside_of_the_searched_models(
+    searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "own", lambda image_shape, num_classes: torch.nn.Flatten())
+    space = {"model": {"choices": ["seed"]}, "dropout.0": {"low": 0.0, "high": 0.5}}
+    assert searching(1, space=space, model="own")[0] == 0
+    assert study_in(folder).trials[0].params["model"] == "seed"
+
+
+def test_search_reads_its_data_once(searching: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After that it finds no data set, and needs none for the title in recipes and plots."""
+    monkeypatch.setattr("fmnist_lightning.data.sets.SOURCES", {})
+    assert searching(2)[0] == 0
 
 
 def test_options_of_the_command_replace_the_recipes(searching: Search, folder: Path) -> None:
@@ -438,6 +463,9 @@ def test_sampler_draws_the_same_in_a_resumed_search_and_learns() -> None:
         ({"devices": 2}, [], "one process"),
         ({"num_nodes": 2}, [], "num_nodes"),
         ({"val_fraction": 0.0, "ckpt": "last"}, [], "val_fraction 0"),
+        ({"space": {"model": {"choices": ["seed", "sed"]}}}, [], "model 'sed'"),
+        ({"space": {"dropout.0": {"low": 0.0, "high": 0.5}}, "model": "own"}, [], "model own"),
+        ({"space": {"model": {"choices": ["seed", "own"]}, "dropout": {"choices": [[0, 0, 0]]}}}, [], "model own"),
         ({}, ["--dataset", "fashion_mnist", "--data_dir", "empty"], "--dataset drawn"),
         ({}, ["--recipe", "missing.yaml"], "missing.yaml"),
     ],
@@ -446,6 +474,7 @@ def test_search_that_cannot_start_makes_no_study(
     program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, how: Any, options: Any, word: str
 ) -> None:
     use_mirrors(monkeypatch, NOWHERE)
+    monkeypatch.setitem(MODELS, "own", lambda image_shape, num_classes: torch.nn.Flatten())
     status, output = program(tune, *arguments(folder, 1, **how), *options)
     assert status == 1
     assert word in output

@@ -9,8 +9,9 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from fmnist_lightning.errors import UserError
+from fmnist_lightning.models.nets import MODELS
 from fmnist_lightning.runs.options import TrainOptions
-from fmnist_lightning.tune.space import changed, read_space, suggest, value_of
+from fmnist_lightning.tune.space import changed, own_rates, read_space, suggest, value_of
 
 EXAMPLE = Path(__file__).parents[2] / "recipes" / "search" / "tuned.yaml"
 ALL_KINDS = """
@@ -86,6 +87,32 @@ def test_changed_sets_places_and_lists() -> None:
     assert changed(TrainOptions(), {"dropout": "[0.0, 0.0, 0.25]"}, "here").dropout == (0.0, 0.0, 0.25)
     with pytest.raises(UserError, match="cannot use here"):
         changed(TrainOptions(), {"mixup": 0.001}, "here")
+
+
+@pytest.mark.parametrize(
+    ("values", "rates"),
+    [
+        ({"model": "notebook"}, (0.5, 0.125, 0.0)),
+        ({"model": "fine"}, (0.25, 0.125, 0.5)),  # a partial
+        ({"model": "notebook", "dropout": (0.0, 0.0, 0.25)}, (0.0, 0.125, 0.25)),
+    ],
+)
+def test_changed_keeps_the_models_other_dropout_rates(values: Any, rates: tuple[float, ...]) -> None:
+    place = {"dropout.1": 0.125}
+    assert changed(TrainOptions(**values), place, "here").dropout == rates
+    # Also if the model itself is searched, whatever the order of the options.
+    model = {"model": values["model"]}
+    for chosen in (place | model, model | place):
+        assert changed(TrainOptions(**{**values, "model": "advanced"}), chosen, "here").dropout == rates
+
+
+def test_own_rates_names_a_model_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "own", lambda image_shape, num_classes: None)
+    monkeypatch.setitem(MODELS, "undecided", lambda image_shape, num_classes, dropout=None: None)
+    for model in ("own", "undecided", "timm:resnet18"):
+        with pytest.raises(UserError, match=f"dropout of the model {model}"):
+            own_rates(model)
+    assert own_rates("notebook") == (0.5, 0.5, 0.0)
 
 
 @pytest.mark.parametrize("content", [ALL_KINDS, EXAMPLE.read_text()], ids=["all kinds", "example"])
