@@ -9,7 +9,7 @@ import numpy as np
 
 from fmnist_lightning.cli import LOG_DIR
 from fmnist_lightning.data.sets import find_source, recorded_info
-from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report import analysis, plots
 from fmnist_lightning.report.results import Predictions, read_metrics, read_predictions
@@ -63,10 +63,8 @@ def read_tested(runs: Sequence[str]) -> list[ComparedRun]:
 def check_comparable(first: ComparedRun, other: ComparedRun) -> None:
     """Raise UserError if two runs were tested on different data. The size of the images may differ."""
     reason = None
-    if other.info.name != first.info.name:
-        reason = f"they were tested on different data sets, {first.info.title} and {other.info.title}"
-    elif other.info.classes != first.info.classes:
-        reason = "their classes differ"
+    if found := difference(first.info, replace(other.info, image_shape=first.info.image_shape)):
+        reason = f"it was tested on {found}"
     elif not np.array_equal(other.predictions.labels, first.predictions.labels):
         reason = "they were tested on different images"
     if reason:
@@ -112,7 +110,10 @@ def draw(run: ComparedRun, shown: Any, path: Path, data_dir: str | None) -> None
     of the test.
     """
     options = read_options(run.folder)
-    source = find_source(replace(options, data_dir=data_dir or options.data_dir))
+    try:
+        source = find_source(replace(options, data_dir=data_dir or options.data_dir))
+    except ValueError as error:  # of an own datamodule
+        raise UserError(str(error)) from error
     source.prepare()
     images, labels = source.load("test")
     if not np.array_equal(labels.numpy(), run.predictions.labels):

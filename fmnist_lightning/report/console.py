@@ -34,6 +34,9 @@ UNTRUE_WARNINGS = (
 )
 
 
+COLUMNS = 80  # of a terminal
+
+
 def is_wanted(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in UNWANTED_LINES)
 
@@ -57,15 +60,28 @@ def result_text(metrics: Mapping[str, Any]) -> str:
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
-    """An epoch's metrics in at most 80 characters, with a star if it is the best so far; `row` is as in metrics.csv."""
+    """An epoch's metrics in at most 80 characters, with a star if it is the best so far.
+
+    `row` is as in metrics.csv. The speed is left out where losses or epochs have more digits than usual.
+    """
     parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
     for split in ("train", "val"):
         if f"{split}/loss" in row:
             parts.append(f"{split} {row[f'{split}/loss']:.3f} {row[f'{split}/accuracy']:6.2%}")
     parts.append(f"lr {row['lr']:.3g}")
+    star = " *" * best
     if "images_per_second" in row:
-        parts.append(f"{row['images_per_second']:,.0f} img/s")
-    return "  ".join(parts) + " *" * best
+        parts.append(f"{short_number(row['images_per_second'])} img/s")
+    if len("  ".join(parts) + star) > COLUMNS:
+        parts.pop()
+    return "  ".join(parts) + star
+
+
+def short_number(value: float) -> str:
+    """A number from 1 in two digits or more, such as 950, 12k or 1.2M."""
+    if value < 999.5:
+        return f"{value:.0f}"
+    return f"{value / 1e3:.0f}k" if value < 999.5e3 else f"{value / 1e6:.1f}M"
 
 
 def summary_text(
@@ -76,10 +92,12 @@ def summary_text(
     steps: int,
     minutes: float,
     metrics: Mapping[str, Any] | None,
+    own: Sequence[str] = (),
 ) -> str:
     """The end of a training of `steps` steps: length, best epoch, where its files are, and three commands to go on.
 
-    `rows` are those of metrics.csv; `metrics`, the content of metrics.json, is None if there was no test.
+    `rows` are those of metrics.csv; `metrics`, the content of metrics.json, is None if there was no test; `own` names
+    the own objects of the training.
     """
     done = f"{len(rows)} epoch{'s' * (len(rows) != 1)}"
     if not rows or steps > rows[-1]["step"]:
@@ -96,9 +114,11 @@ def summary_text(
     if metrics:
         lines.append(f"report      {run / REPORT}")
     folder = shlex.quote(str(run))
-    next_ones = [] if metrics else [testing_command(run) + " --ckpt last" * (kept != checkpoint)]
+    next_ones = [] if metrics else [testing_command(run, own) + " --ckpt last" * (kept != checkpoint and not own)]
     if "tensorboard" in options.logger:
         next_ones.append(f"tensorboard --logdir {shlex.quote(str(run.parent))}")
-    next_ones += [f"{command('predict')} PICTURE --weights {folder}", f"{command('export')} --run {folder}"]
+    next_ones.append(f"{command('predict')} PICTURE --weights {folder}")
+    if "datamodule" not in own:  # no option names the images that an export is verified on
+        next_ones.append(f"{command('export')} --run {folder}")
     next_ones.append(f"{command('compare')} {folder} ANOTHER_RUN")
     return "\n".join([*lines, "next:", *(f"  {one}" for one in next_ones[:3])])

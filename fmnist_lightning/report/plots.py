@@ -25,8 +25,8 @@ from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import CALIBRATION_BINS, Array
 
-# Sky blue, orange, gray, violet, brown: distinct with every kind of color blindness, and with a contrast of 3 or more
-# to white (tests/report/test_plots.py measures both). Solid and dashed, they serve ten classes, with dots thirty.
+# Sky blue, orange, gray, violet, brown: distinct with every kind of color blindness, with a contrast of 3 to white.
+# tests/report/test_plots.py measures both. Solid and dashed, they serve ten classes, with dots thirty.
 COLORS = ("#0090dd", "#f25c05", "#929292", "#9a2eff", "#a35036")
 DASHES: tuple[Any, ...] = (
     *("-", (0, (4, 1.5)), (0, (1, 1))),
@@ -234,7 +234,10 @@ def grid_of(images: Array, columns: int, right: int, below: int, margin: float) 
 
 
 def viewable(images: Array) -> NDArray[np.uint8]:
-    """Images (n, C, H, W), uint8 or floats in 0..1, as (n, H, W, 3) if C is 3, else the mean of channels (n, H, W)."""
+    """Images (n, C, H, W), uint8 or floats in 0..1, for matplotlib.
+
+    (n, H, W, 3) if C is 3; else (n, H, W), the mean of the channels.
+    """
     if np.issubdtype(images.dtype, np.floating):
         images = 255 * images
     shown = np.moveaxis(images, 1, -1) if images.shape[1] == 3 else images.mean(axis=1)

@@ -72,8 +72,8 @@ def read_metrics_file(path: Path, needed: Collection[str], hint: str) -> dict[st
 def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
     """The content of predictions.npz. No code in it can run.
 
-    Raises UserError if it is missing, damaged or was edited, or if its accuracy is not that of `metrics`, for example
-    after a kill between the two files.
+    Raises UserError if it is missing, damaged or was edited. Also if its accuracy is not that of `metrics`, as after a
+    kill between the two files.
     """
     path, count = run / PREDICTIONS, metrics["n"]
     with explain_damage(path, f"test the run again: {testing_command(run)}"):
