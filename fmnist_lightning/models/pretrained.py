@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR, command
 from fmnist_lightning.data.sets import KNOWN, recorded_info
-from fmnist_lightning.data.sets.fashion_mnist import FILES
-from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.data.source import MAX_CLASSES, DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.nets import build_net
 from fmnist_lightning.runs.checkpoints import read_checkpoint, training_record
@@ -32,7 +31,6 @@ SUFFIX = ".safetensors"
 # Counts up when a card means something that older code would misread.
 FORMAT = 1
 REQUIRED = ("format", "model", "dropout", "classes", "dataset", "weights_sha256")
-MOST_CLASSES = 100_000  # bounds what a damaged or foreign checkpoint makes of memory
 
 
 class Pretrained(NamedTuple):
@@ -133,7 +131,6 @@ def from_checkpoint(path: Path, net: nn.Module | None = None) -> Pretrained:
         "output": f"logits (B, {len(info.classes)}), in the order of the classes; softmax makes them probabilities",
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "dataset": info.name,
-        **({"data_sha256": dict(FILES)} if info.name == "fashion_mnist" else {}),
         "training": {name: options[name] for name in recipe if name in options},
         **({"teacher": checkpoint["teacher"]} if "teacher" in checkpoint else {}),
         "trained_with": checkpoint.get("environment", {}),
@@ -160,7 +157,7 @@ def checkpoint_info(checkpoint: dict[str, Any], dataset: Any, path: Path) -> Dat
             and (names is None or tuple(names) == known.classes)
         ):
             return known
-        if not 0 < count <= MOST_CLASSES:
+        if not 0 < count <= MAX_CLASSES:  # before their names take memory
             raise ValueError(f"num_classes is {count}")
         classes = names or map(str, range(count))
         plain = {"name": "unnamed", "title": "unnamed data", "classes": classes, "image_shape": shape}

@@ -25,20 +25,23 @@ DRAWN_NOTICE = """
 def find_source(options: SourceOptions) -> DataSource:
     """The data set that the options name.
 
-    Raises ValueError for an unknown name, DataError if the options don't suit it or its files can't be read.
+    Raises ValueError for an unknown name, DataError if the options don't suit it or its files can't be used.
     """
     if options.dataset not in SOURCES:
         raise ValueError(
             f"cannot use dataset {options.dataset!r}: expected one of {', '.join(SOURCES)} "
             "(resolve_dataset resolves auto)"
         )
-    return named(SOURCES[options.dataset])(options)
+    try:
+        return named(SOURCES[options.dataset])(options)
+    except ValueError as error:  # of DataInfo, about the shape of images, say
+        raise DataError(str(error)) from error
 
 
 def recorded_info(record: Mapping[str, Any]) -> DataInfo:
     """The data set of a metrics.json, a checkpoint or a card: its `data`, or in an older one its `dataset`.
 
-    Raises KeyError, TypeError or ValueError if it names none.
+    Raises KeyError, TypeError or ValueError if it describes none.
     """
     return DataInfo.from_plain(record["data"]) if "data" in record else KNOWN[record["dataset"]]
 
