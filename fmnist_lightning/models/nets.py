@@ -15,10 +15,22 @@ from fmnist_lightning.models.layers import Conv2d, Dropout, ImageShape, check_im
 from fmnist_lightning.models.residual import ResidualNet
 from fmnist_lightning.models.timm_net import PREFIX, TimmNet
 
+# Of a dense layer: with gradients and the two averages of Adam they take 2 GB. Images 500 x 500 have fewer.
+MOST_WEIGHTS = 2**27
 
-def pooled(length: int) -> int:
-    """The length after a pooling of 2, which leaves out the last one of an odd number."""
-    return length // 2
+
+def check_size(model: str, size: Sequence[int], smallest: int, weights: int) -> None:
+    """Raise ValueError if images of this height and width are too small, or need a dense layer of too many weights."""
+    wanted = ""
+    if min(size) < smallest:
+        wanted = f"it needs {smallest} x {smallest} or more"
+    elif weights > MOST_WEIGHTS:
+        wanted = f"its dense layer would have {weights:,} weights"
+    if wanted:
+        raise ValueError(
+            f"cannot build the model {model} for images {size[0]} x {size[1]}: {wanted} (use --model compact, or with "
+            "--dataset folder another --image_size)"
+        )
 
 
 class SeedNet(nn.Module):
@@ -38,11 +50,8 @@ class SeedNet(nn.Module):
         super().__init__()
         self.image_shape = channels, *size = image_shape
         first, second, dense = dropout
-        height, width = (pooled(pooled(length - 2) - 2) for length in size)
-        if min(height, width) < 1:
-            raise ValueError(
-                f"cannot build SeedNet for images {size[0]} x {size[1]}: it needs 10 x 10 or more (take fine)"
-            )
+        height, width = (((length - 2) // 2 - 2) // 2 for length in size)
+        check_size("seed", size, 10, 64 * height * width * 128)
         # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
         # first convolution, so 26 of the image's 28; likewise for columns. 17% less work, same logits and gradients.
         self.used = 4 * height + 6, 4 * width + 6
@@ -87,11 +96,8 @@ class NotebookNet(nn.Module):
         super().__init__()
         self.image_shape = channels, *size = image_shape
         first, second, dense = dropout
-        height, width = (pooled(pooled(length - 4) - 2) for length in size)
-        if min(height, width) < 1:
-            raise ValueError(
-                f"cannot build NotebookNet for images {size[0]} x {size[1]}: it needs 12 x 12 or more (take fine)"
-            )
+        height, width = (((length - 4) // 2 - 2) // 2 for length in size)
+        check_size("notebook", size, 12, 128 * height * width * 128)
         self.layers = nn.Sequential(  # (B, C, 28, 28)
             Conv2d(channels, 32, kernel_size=3),  # (B, 32, 26, 26)
             nn.ReLU(),

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from fmnist_lightning.models.layers import Conv2d, Dropout, ImageShape, check_images, scale_images
 
-# Mean and standard deviation of the training set's pixels, in 0..1; tests/models/test_nets.py computes them.
+# Mean and standard deviation of the pixels of Fashion-MNIST's training set, in 0..1; tests/models/test_nets.py computes
+# them. All data sets and channels use them: they only center inputs roughly, and batch norm follows the first layer.
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
 
 

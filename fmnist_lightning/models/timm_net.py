@@ -19,8 +19,8 @@ UNIT = 32
 class TimmNet(nn.Module):
     """A model of timm that takes and returns what the nets of nets.py do.
 
-    A black border pads images to a multiple of 32, or of the model's patches, so that 28 x 28 suits nearly every model
-    and no patch leaves pixels out. Then the mean and standard deviation of the model's pretrained weights normalize
+    A black border pads images to a multiple of 32, or of the model's patches. So 28 x 28 suits nearly every model, and
+    no patch leaves pixels out. Then the mean and standard deviation of the model's pretrained weights normalize
     them; for another number of channels, the average of these. Weights are new unless `pretrained`, which downloads
     them. Raises ValueError if timm has no such model, or it can't take such images.
     """

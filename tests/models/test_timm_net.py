@@ -79,7 +79,7 @@ def test_timm_net_is_exported(name: str, tmp_path: Path) -> None:
 def test_timm_net_refuses_wrong_images_and_options() -> None:
     net = build_net("timm:test_resnet", (3, 32, 32), 7)
     for images in (random_images(2, (3, 28, 28)), random_images(2, (1, 32, 32)), random_images(2, (3, 32, 32)).float()):
-        with pytest.raises(ValueError, match="cannot use images"):
+        with pytest.raises(ValueError, match=r"3, 32, 32\]|255"):
             net(images)
     for name, changes, word in (
         ("resnet81", {}, "resnet18"),
