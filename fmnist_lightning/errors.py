@@ -45,3 +45,10 @@ def advising(advice: str) -> Iterator[None]:
 def raise_interrupted(signum: int, _frame: FrameType | None) -> NoReturn:
     """Handle a signal while there is nothing to save."""
     raise Interrupted(signum)
+
+
+def printable(text: str) -> str:
+    """Escape line breaks, control characters, and all that could trick a terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

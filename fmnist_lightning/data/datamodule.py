@@ -48,8 +48,8 @@ class FashionMNISTDataModule(L.LightningDataModule):
         image_size: Height and width in pixels that the pictures of a folder are scaled to. Default: 28.
         channels: 1 makes the pictures of a folder gray, 3 keeps colors. Default: 3.
         classes: Class names of IDX files, by label. Default: the lines of classes.txt in the folder, else the labels.
-        skip_unreadable: Leave out the pictures of a folder that can't be read, which are listed. Else they are an
-            error.
+        skip_unreadable: List the pictures of a folder that can't be read, and leave them out. With False, they raise
+            DataError.
         batch_size: Images per step, over all devices.
         val_fraction: Fraction of the training set, balanced by class, that becomes the validation split; 0 makes
             none. A data set with a validation part of its own keeps that.
@@ -111,12 +111,16 @@ class FashionMNISTDataModule(L.LightningDataModule):
 
     @property
     def split_record(self) -> dict[str, Any]:
-        """How the images were divided, in plain values; `fraction` is that of the validation split."""
+        """How the images were divided, in plain values; `fraction` is that of the validation split.
+
+        `test_sha256` identifies the test images of a data set that came without a test set.
+        """
         return {
             "parts": list(self.source.parts),
             "fraction": 0.0 if "val" in self.source.parts else self.val_fraction,
             "test_fraction": self.source.test_fraction,
             "seed": SPLIT_SEED,
+            **({"test_sha256": self.source.test_digest()} if self.source.test_digest else {}),
         }
 
     def prepare_data(self) -> None:

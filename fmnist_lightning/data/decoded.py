@@ -1,9 +1,9 @@
 """Many picture files as one tensor, decoded in parallel and cached in one safetensors file.
 
 The cache's key is a digest of each file's name, size, times and inode. The system sets the time of a change (ctime),
-and no program can set it back; the inode tells exchanged files of one moment apart. So a cache never hides a changed,
-added, removed or renamed file. On Windows, which has no time of a change, a file that keeps its size and its time of
-modification counts as unchanged.
+and no program can set it back. Two files that were exchanged in one moment differ in their inodes. So a cache never
+hides a changed, added, removed or renamed file. On Windows, which has no time of a change, a file that keeps its size
+and its time of modification counts as unchanged.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from fmnist_lightning.data.pictures import PictureError, Pixels, explain, read_crop
+from fmnist_lightning.data.pictures import PictureError, Pixels, explain, read_crop, silence_pillow
 from fmnist_lightning.data.source import DataError
 from fmnist_lightning.runs.files import atomic_write, remove_staged
 
@@ -53,6 +53,7 @@ def load_decoded(folder: Path, names: Sequence[str], image_shape: ImageShape, ca
     Also returns whether the cache now holds them; if it can't be written, a line on standard error says so. Raises
     DataError if files change meanwhile.
     """
+    silence_pillow()
     key, _ = fingerprint(folder, names, image_shape)
     cached = read_cache(cache, key)
     # What was unreadable by the system's rights may be readable now, with the same times.

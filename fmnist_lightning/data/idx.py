@@ -51,26 +51,47 @@ def read_tensor(content: bytes, axes: int) -> Tensor:
 def open_values(file: BinaryIO, axes: int) -> Iterator[tuple[BinaryIO | gzip.GzipFile, tuple[int, ...]]]:
     """The stream of the values of a seekable file, and their shape.
 
+    Raises IdxError if `open_stream` does; also for damage that the block finds.
+    """
+    with explaining_damage(axes):
+        stream, shape = open_stream(file, axes)
+        yield stream, shape
+        if stream.read(1):
+            raise IdxError(f"holds more than the {shape[0]:,} {UNITS[axes]} of its header")
+
+
+@contextmanager
+def explaining_damage(axes: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:  # gzip checks its checksum at the end
+        raise IdxError(f"is truncated or damaged ({error}); {UNITS[axes]} read from it may be wrong") from error
+
+
+def open_stream(file: BinaryIO, axes: int) -> tuple[BinaryIO | gzip.GzipFile, tuple[int, ...]]:
+    """The stream of a seekable file, after its header, and the shape in that.
+
     Raises IdxError if an unpacked file has another size than its header says, or a gzipped one would unpack to too
-    much; also for damage that the block finds.
+    much.
     """
     gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    try:
-        stream = gzip.GzipFile(fileobj=file) if gzipped else file
-        shape = read_shape(stream, axes)
-        expected = stream.tell() + math.prod(shape)
-        if gzipped and expected > max(MAX_RATIO * size, SMALL):
-            raise IdxError(f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: a bomb")
-        if not gzipped and expected != size:
-            unit = UNITS[axes]
-            raise IdxError(f"holds {size:,} bytes; {shape[0]:,} {unit}, as its header says, take {expected:,}")
-        yield stream, shape
-        if stream.read(1):
-            raise IdxError(f"holds more than the {shape[0]:,} {UNITS[axes]} of its header")
-    except (OSError, EOFError, zlib.error) as error:  # gzip checks its checksum at the end
-        raise IdxError(f"is truncated or damaged ({error}); {UNITS[axes]} read from it may be wrong") from error
+    stream = gzip.GzipFile(fileobj=file) if gzipped else file
+    shape = read_shape(stream, axes)
+    expected = stream.tell() + math.prod(shape)
+    if gzipped and expected > max(MAX_RATIO * size, SMALL):
+        raise IdxError(f"would unpack to {expected:,} bytes, more than {MAX_RATIO} times its {size:,}: a bomb")
+    if not gzipped and expected != size:
+        unit = UNITS[axes]
+        raise IdxError(f"holds {size:,} bytes; {shape[0]:,} {unit}, as its header says, take {expected:,}")
+    return stream, shape
+
+
+def header_shape(file: BinaryIO, axes: int) -> tuple[int, ...]:
+    """The shape of a seekable file, gzipped or not, by its header alone. Raises IdxError if `open_stream` does."""
+    with explaining_damage(axes):
+        return open_stream(file, axes)[1]
 
 
 def read_values(file: BinaryIO, axes: int) -> Tensor:

@@ -3,6 +3,7 @@
 Training on folders and prediction read pictures with the same functions, so a model sees in both what it learned.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from threading import Lock
@@ -28,8 +29,8 @@ MAX_PIXELS = 2**28 // 3
 # Larger pictures are decoded one at a time, however many threads there are: 16 million pixels take 64 MB or more.
 MANY_PIXELS = 2**24
 ONE_AT_A_TIME = Lock()
-# Before a crop, a picture's shortest edge is shrunk to once to twice this, or twice to four times the image if that is
-# more: for time and memory. Lanczos then has the pixels that it needs.
+# Before a crop, a large picture is shrunk, for time and memory. Its shortest edge keeps this many pixels, or twice the
+# image's longest edge if that is more, which is enough for Lanczos.
 WORKING_SIZE = 512
 # By EXIF's orientation. ImageOps.exif_transpose also rewrites all other tags and fails if one has a wrong type.
 TURNS = {
@@ -45,6 +46,14 @@ TURNS = {
 
 class PictureError(UserError):
     """A picture can't be used; the text is a predicate, "is empty"."""
+
+
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings, of damaged EXIF data and the like: they lack the file's name.
+
+    For the whole process, because `warnings.catch_warnings` is not safe in threads.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def explain(error: Exception) -> str:
@@ -105,7 +114,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def crop(image: Image.Image, image_shape: tuple[int, int, int]) -> Pixels:
-    """Scale a picture until it covers H x W, and cut off what exceeds it on both sides; (C, H, W) uint8.
+    """Scale a picture until it covers H x W, and crop it at its center; (C, H, W) uint8.
 
     Transparent pixels count as white. The image is gray if C is 1, else RGB. A picture of exactly H x W pixels keeps
     them. Raises PictureError for another C or gray values out of range, ValueError for a color mode that Pillow can't

@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from fmnist_lightning.cli import is_rank_zero
+from fmnist_lightning.data.pictures import silence_pillow
 from fmnist_lightning.data.source import DataInfo
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, printable
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
 from fmnist_lightning.predict.inputs import Fault, Result
@@ -33,8 +33,7 @@ def prepare_classifier(options: PredictOptions, device: str) -> PictureClassifie
 
     Raises UserError if the options don't suit the model.
     """
-    # Pillow warns of damaged EXIF data and the like without the file's name.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_pillow()
     classify = load_classifier(
         options.weights, device=device, batch_size=options.batch_size, tta=options.tta, log_dir=options.log_dir
     )
@@ -116,10 +115,3 @@ def csv_line(values: Sequence[Any]) -> str:
 
 def fault_message(row: dict[str, Any]) -> str:
     return f"error: cannot read {printable(row['file'])}: it {printable(row['error'])}"
-
-
-def printable(text: str) -> str:
-    """Escape line breaks, control characters, and all that could trick a terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

@@ -117,13 +117,13 @@ class SourceOptions:
     classes: tuple[str, ...] | None = None
     """Class names of IDX files, by label. Default: the lines of classes.txt in the folder, else the labels."""
     skip_unreadable: bool = False
-    """Train without the pictures of a folder that can't be read, which are listed. Else they are an error."""
+    """Train without the pictures of a folder that can't be read, which are listed. Otherwise the program stops."""
 
     def refuse(self, *names: str) -> None:
         """Raise UserError if an option is given that this data set does not have."""
-        if given := [f"--{name}" for name in names if getattr(self, name) is not None]:
+        if given := [f"--{name}" for name in names if getattr(self, name) not in (None, False)]:
             raise UserError(
-                f"cannot use {', '.join(given)} with --dataset {self.dataset}, which fixes it (leave it out)"
+                f"cannot use {', '.join(given)}: --dataset {self.dataset} has no such option (leave it out)"
             )
 
 
@@ -135,7 +135,8 @@ class DataOptions(SourceOptions):
     """Images per step, over all devices. Each device takes its shard of the same batch."""
     val_fraction: Fraction = 0.1
     """Fraction of the training set, balanced by class, that is held out for validation. With 0 the training uses all
-    images and validates on none: for recipes whose length is settled."""
+    images and validates on none: for recipes whose length is settled. A data set with a validation part of its own,
+    such as a folder val, keeps that."""
     seed: Seed = 0
     """Seed of the weights, the order of images, dropout and augmentation, but not of the validation split."""
 

@@ -154,6 +154,7 @@ class Provenance(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["data"] = trainer.datamodule.source.as_plain()
+        checkpoint["split"] = trainer.datamodule.split_record
         checkpoint["environment"] = self.environment
         checkpoint["earlier_environments"] = self.earlier
 

@@ -101,6 +101,7 @@ def run_test_loop(
         check_counted_once(module.test_metrics.outputs, len(test.labels))
         if not trainer.is_global_zero:
             return None
+        warn_if_divided_anew(content, datamodule.split_record)
         if tta:
             warn_if_trained_without_flip(read_options(run).flip)
         metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, values) | {"tta": tta}
@@ -134,6 +135,17 @@ def check_same_data(content: dict[str, Any], checkpoint: Path, source: DataInfo)
                 f"cannot test {checkpoint} on {source.title}: its {what.replace('_', ' ')} is {here}, and the training "
                 f"had {before} (name the training's data with --data_dir)"
             )
+
+
+def warn_if_divided_anew(content: dict[str, Any], split: dict[str, Any]) -> None:
+    """Warn if a checkpoint's training had other test images, for data that came without a test set."""
+    trained = content.get("split", {}).get("test_sha256")
+    if trained and trained != split.get("test_sha256"):
+        print(
+            "WARNING: pictures were added or removed since the training, and the test set is another one: the model "
+            "may have seen some of its pictures (train again, or give the data a test folder)",
+            file=sys.stderr,
+        )
 
 
 def check_counted_once(outputs: Outputs, count: int) -> None:

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import resolve_dataset
-from fmnist_lightning.data.source import DataError
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.report.console import filter_library_output, summary_text
 from fmnist_lightning.runs.folders import explain_write_errors, lock_run, resume_command, testing_command
@@ -121,12 +120,8 @@ def prepare_data(
         raise UserError(
             "cannot use --ckpt best or --patience with --val_fraction 0: they need validation (use --ckpt last)"
         )
-    try:
-        with fabric.rank_zero_first(local=True):
-            datamodule.prepare_data()
-    except DataError as error:
-        hint = " Or use the drawn stand-in with --dataset drawn." if options.dataset == "fashion_mnist" else ""
-        raise DataError(f"{error}{hint}") from error
+    with fabric.rank_zero_first(local=True):
+        datamodule.prepare_data()
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)
     return options, datamodule

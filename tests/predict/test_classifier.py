@@ -176,7 +176,7 @@ def test_classifier_names_what_is_no_image(
         classify(inputs)
 
 
-def test_choose_device_takes_the_accelerator_or_names_what_is_missing() -> None:
+def test_choose_device_takes_what_is_there() -> None:
     found = torch.accelerator.current_accelerator(check_available=True)
     assert choose_device("auto") == (found or torch.device("cpu"))
     assert choose_device("cpu") == torch.device("cpu")

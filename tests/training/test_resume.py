@@ -317,14 +317,15 @@ def test_early_stopped_run_stays_stopped_unless_patience_grows(program: Program,
 def test_provenance_records_where_earlier_parts_were_trained(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "environment", lambda _: {"device": "here"})
     here, other = ({"device": device, "processes": 1} for device in ("here", "elsewhere"))
-    data = SimpleNamespace(source=DRAWN)
+    data = SimpleNamespace(source=DRAWN, split_record={"seed": 1})
     trainer: Any = SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=None), datamodule=data)
     callback, saved, module = Provenance(), {}, Classifier()
     callback.on_load_checkpoint(trainer, module, {"environment": other if elsewhere else here})
     callback.on_train_start(trainer, module)
     callback.on_save_checkpoint(trainer, module, saved)
     earlier = [other] if elsewhere else []
-    assert saved == {"data": DRAWN.as_plain(), "environment": here, "earlier_environments": earlier}
+    recorded = {"data": DRAWN.as_plain(), "split": {"seed": 1}}
+    assert saved == {**recorded, "environment": here, "earlier_environments": earlier}
 
 
 def test_checkpoint_in_the_working_folder_is_found(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,11 +33,14 @@ ATTEMPTS = 2  # rounds over all mirrors
 PAUSE_SECONDS = 1.0  # between rounds
 SOCKET_TIMEOUT_SECONDS = 10.0  # urllib's default is none
 STAGING_PREFIX = ".download-"
-HINT = "Connect to the network, or name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR)."
+HINT = (
+    "Connect to the network, name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR), or use the "
+    "drawn stand-in with --dataset drawn."
+)
 
 
 def fashion_mnist_source(options: SourceOptions) -> DataSource:
-    options.refuse("image_size", "channels", "classes")
+    options.refuse("image_size", "channels", "classes", "skip_unreadable")
     folder = Path(options.data_dir)
     return DataSource(**vars(FASHION_MNIST), load=partial(load_split, folder), prepare=partial(ensure_files, folder))
 

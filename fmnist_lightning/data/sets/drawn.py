@@ -139,7 +139,7 @@ def draw(name: str, count: int, generator: torch.Generator) -> Tensor:
 
 
 def drawn_source(options: SourceOptions) -> DataSource:
-    options.refuse("image_size", "channels", "classes")
+    options.refuse("image_size", "channels", "classes", "skip_unreadable")
     return DataSource(**vars(DRAWN), load=load_drawn)
 
 

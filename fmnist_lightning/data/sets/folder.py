@@ -5,8 +5,9 @@
 The classes are the names of the class folders, sorted. What lies in folders inside a class folder belongs to the class.
 Names that begin with a dot are ignored, and so are files without a suffix of a picture.
 
-Without a test folder, a fixed fraction of each class becomes the test set. Near copies are not looked for: pictures of
-one object may be in both the training set and the test set, and the metrics are then too good.
+Without a test folder, a fixed fraction of each class becomes the test set. Nothing looks for near copies: if
+pictures of one object are in both sets, the metrics are too good. Pictures that are added later can move others from
+training to test. A later test then warns, since runs record a digest of the test pictures' names.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from torch import Tensor
 from fmnist_lightning.data.decoded import load_decoded
 from fmnist_lightning.data.pictures import SUFFIXES
 from fmnist_lightning.data.source import SPLIT_SEED, DataError, DataSource, Part, Split, check_classes
+from fmnist_lightning.errors import printable
 from fmnist_lightning.runs.options import SourceOptions
 
 IMAGE_SIZE = 28  # pixels, height and width
@@ -44,13 +46,14 @@ def folder_source(options: SourceOptions) -> DataSource:
     pictures = PictureFolder(folder, parts, classes, image_shape, options.skip_unreadable)
     return DataSource(
         name="folder",
-        title=folder.resolve().name,
+        title=printable(folder.resolve().name),
         classes=classes,
         image_shape=image_shape,
         load=pictures.load,
         prepare=pictures.prepare,
         parts=PARTS if "val" in parts else ("train", "test"),
         test_fraction=None if "test" in parts else TEST_FRACTION,
+        test_digest=None if "test" in parts else pictures.test_digest,
     )
 
 
@@ -67,7 +70,9 @@ def find_parts(folder: Path) -> dict[Part, Path]:
     if not found or not (in_parts or ("train" in found and names_in(folder / "train", folders=True))):
         return {"train": folder}
     if others := [name for name in found if name not in PARTS]:
-        raise DataError(f"cannot use {folder}: {others[0]} is neither train, val nor test (move that folder away)")
+        raise DataError(
+            f"cannot use {folder}: {printable(others[0])} is neither train, val nor test (move that folder away)"
+        )
     return {part: folder / part for part in PARTS if part in found}
 
 
@@ -77,10 +82,12 @@ def find_classes(parts: dict[Part, Path]) -> tuple[str, ...]:
     for part, path in parts.items():
         if loose := names_in(path, folders=False):
             raise DataError(
-                f"cannot use {path}: {loose[0]} lies in no class folder (each class has a folder of its own)"
+                f"cannot use {path}: {printable(loose[0])} lies in no class folder (each class has a folder of its own)"
             )
         if differing := sorted(set(classes) ^ set(names_in(path, folders=True))):
-            raise DataError(f"cannot use {path.parent}: only one of train and {part} has the class {differing[0]}")
+            raise DataError(
+                f"cannot use {path.parent}: only one of train and {part} has the class {printable(differing[0])}"
+            )
     check_classes(tuple(classes), parts["train"])
     return tuple(classes)
 
@@ -99,7 +106,7 @@ def names_in(folder: Path, *, folders: bool) -> list[str]:
 
 
 def raise_unreadable(error: OSError) -> NoReturn:
-    raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+    raise DataError(f"cannot read {printable(str(error.filename))}: {error.strerror}") from error
 
 
 def is_picture(name: str) -> bool:
@@ -144,6 +151,7 @@ class PictureFolder:
         self.image_shape = image_shape
         self.skip_unreadable = skip_unreadable
         self.uncached: dict[Part, Pictures] = {}
+        self.digest = ""  # of the test pictures, once they are chosen
 
     def prepare(self) -> None:
         """Decode what no cache holds. Raises DataError, or only prints, if pictures can't be read."""
@@ -151,24 +159,31 @@ class PictureFolder:
             print(f"left out: {message}", file=sys.stderr)
 
     def load(self, part: Part) -> Split:
-        """Raises DataError if pictures can't be read and shall not be left out."""
+        """The pictures of a part. Raises DataError if some can't be read and --skip_unreadable is false."""
         pictures = self.read(part if part in self.parts else "train")
         self.explain_faults([pictures])
         images, labels, names, _ = pictures
         if part == "val" or "test" in self.parts:
             return Split(images, labels)
         chosen = choose_test(names, labels, self.classes)
+        self.digest = digest_of_names([names[index] for index in chosen.nonzero().flatten().tolist()])
         if part != "test":
             chosen = ~chosen
         return Split(images[chosen], labels[chosen])
 
+    def test_digest(self) -> str:
+        """The SHA-256 of the names of the test pictures, for a folder without a test folder."""
+        if not self.digest:
+            self.load("test")
+        return self.digest
+
     def explain_faults(self, parts: Sequence["Pictures"]) -> str:
-        """A list of the unreadable pictures, if any. Raises DataError with it if they shall not be left out."""
+        """A list of the unreadable pictures, if any. Raises DataError with it unless --skip_unreadable is true."""
         faults = [fault for pictures in parts for fault in pictures.faults]
         if not faults:
             return ""
         total = len(faults) + sum(len(pictures.names) for pictures in parts)
-        listed = "".join(f"\n  {fault}" for fault in faults[:LISTED])
+        listed = "".join(f"\n  {printable(fault)}" for fault in faults[:LISTED])
         more = f"\n  and {len(faults) - LISTED:,} more" if len(faults) > LISTED else ""
         message = f"cannot read {len(faults):,} of {total:,} pictures in {self.folder}"
         if not self.skip_unreadable:
@@ -208,9 +223,8 @@ class PictureFolder:
 def choose_test(names: Sequence[str], labels: Tensor, classes: Sequence[str]) -> Tensor:
     """Which pictures are the test set, (n,) bool: TEST_FRACTION of each class, at least one.
 
-    A digest of each name decides. So a picture that is added or removed moves one other picture of its class at most
-    from one set to the other, and a later test hardly sees what a model learned. Raises DataError if a class has one
-    picture alone.
+    A digest of each name decides. Then a picture that is added or removed moves at most one other picture of its class
+    into the test set or out of it. Raises DataError if a class has one picture alone.
     """
     ranks = torch.tensor([digest_of(name) for name in names])
     chosen = torch.zeros(len(names), dtype=torch.bool)
@@ -221,6 +235,10 @@ def choose_test(names: Sequence[str], labels: Tensor, classes: Sequence[str]) ->
         count = max(1, round(TEST_FRACTION * len(members)))
         chosen[members[ranks[members].argsort()[:count]]] = True
     return chosen
+
+
+def digest_of_names(names: Sequence[str]) -> str:
+    return hashlib.sha256(b"\0".join(map(os.fsencode, sorted(names)))).hexdigest()
 
 
 def digest_of(name: str) -> int:

@@ -10,8 +10,9 @@ from typing import BinaryIO, TypeVar
 
 import torch
 
-from fmnist_lightning.data.idx import IdxError, check_values, read_values
+from fmnist_lightning.data.idx import IdxError, header_shape, read_values
 from fmnist_lightning.data.source import DataError, DataSource, Part, Split, check_classes
+from fmnist_lightning.errors import printable
 from fmnist_lightning.runs.options import SourceOptions
 
 CLASSES_FILE = "classes.txt"  # one name a line, in UTF-8
@@ -21,14 +22,14 @@ Result = TypeVar("Result")
 
 def idx_source(options: SourceOptions) -> DataSource:
     """Raises DataError if files are missing or damaged, or don't fit the class names."""
-    options.refuse("image_size", "channels")
+    options.refuse("image_size", "channels", "skip_unreadable")
     folder = Path(options.data_dir)
-    _, height, width = open_file(folder, "train-images", check_values)
+    _, height, width = open_file(folder, "train-images", header_shape)
     classes = options.classes or listed_classes(folder) or numbered_classes(folder)
     check_classes(classes, folder)
     return DataSource(
         name="idx",
-        title=folder.resolve().name,
+        title=printable(folder.resolve().name),
         classes=classes,
         image_shape=(1, height, width),
         load=partial(load_part, folder),

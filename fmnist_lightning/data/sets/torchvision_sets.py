@@ -58,7 +58,7 @@ def torchvision_source(
     options: SourceOptions, info: DataInfo, kind: str, prefixes: tuple[str, str] = ("train", "t10k"), **arguments: Any
 ) -> DataSource:
     """The data set of torchvision's class `kind`, which takes `arguments`; `prefixes` begin the names of its files."""
-    options.refuse("image_size", "channels", "classes")
+    options.refuse("image_size", "channels", "classes", "skip_unreadable")
     raw = Path(options.data_dir, kind, "raw")
     return DataSource(
         **vars(info),

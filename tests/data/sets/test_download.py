@@ -55,7 +55,7 @@ def test_ensure_files_sets_a_damaged_download_aside(
     assert str(damaged) in capsys.readouterr().err
 
 
-def test_ensure_files_leaves_a_damaged_file_outside_of_its_folder(mirror: Mirror, tiny_dir: Path) -> None:
+def test_damaged_file_outside_of_its_folder_stays(mirror: Mirror, tiny_dir: Path) -> None:
     (tiny_dir / IMAGES).write_bytes(b"broken")
     ensure_files(tiny_dir)
     assert (tiny_dir / IMAGES).read_bytes() == b"broken"
@@ -93,7 +93,7 @@ def test_ensure_files_never_touches_another_data_set(
     assert (all_files(tmp_path), mirror.asked) == (before, [])
 
 
-def test_ensure_files_takes_the_good_copy_beside_another_data_set(mirror: Mirror, tiny_dir: Path) -> None:
+def test_good_copy_beside_another_data_set_is_taken(mirror: Mirror, tiny_dir: Path) -> None:
     """The control: a good copy is all that is needed, wherever it lies."""
     (tiny_dir / RAW_FOLDER).mkdir(parents=True)
     foreign = tiny_dir / RAW_FOLDER / IMAGES

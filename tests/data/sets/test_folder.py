@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import read_only
+from conftest import Program, metrics_of, read_only
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from fmnist_lightning.data import decoded
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
-from fmnist_lightning.data.sets import find_source
+from fmnist_lightning.data.sets import find_source, recorded_info
 from fmnist_lightning.data.sets.folder import CACHE, LISTED
 from fmnist_lightning.data.source import DataError, DataSource
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.options import SourceOptions
+from fmnist_lightning.training.evaluate import evaluate
+from fmnist_lightning.training.train import train
 
 
 def write_picture(path: Path, seed: int = 0, size: int = 28) -> None:
@@ -81,6 +83,7 @@ def test_folder_without_test_is_divided_by_class(tmp_path: Path) -> None:
         "fraction": 0.1,
         "test_fraction": 0.2,
         "seed": 20170825,
+        "test_sha256": source.test_digest(),
     }
     for index in range(20, 23):  # a picture that is added moves one other at most
         before = {image.numpy().tobytes() for image in source_of(tmp_path).load("test").images}
@@ -88,6 +91,37 @@ def test_folder_without_test_is_divided_by_class(tmp_path: Path) -> None:
         after = {image.numpy().tobytes() for image in source_of(tmp_path).load("test").images}
         assert len(before - after) <= 1
         assert len(after - before) <= 1
+
+
+def test_digest_changes_with_the_names_of_test_pictures(tmp_path: Path) -> None:
+    digests, tested = [], []
+    for count in (20, 20, 21, 22, 23, 24):
+        source = source_of(write_pictures(tmp_path, count))
+        assert source.test_digest
+        digests.append(source.test_digest())
+        tested.append({image.numpy().tobytes() for image in source.load("test").images})
+    assert digests[0] == digests[1]
+    assert len(set(digests)) > 1
+    assert [one == digests[0] for one in digests] == [one == tested[0] for one in tested]
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "parts" / part, 2)
+    assert "test_sha256" not in FashionMNISTDataModule(source_of(tmp_path / "parts")).split_record
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_evaluate_warns_if_the_test_pictures_changed(program: Program, tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 10)
+    arguments = ("--accelerator", "cpu", "--log_dir", tmp_path / "logs")
+    status, output = program(
+        train, "--dataset", "folder", "--data_dir", pictures, *arguments, "--max_epochs", 1, "--precision", "32-true"
+    )
+    assert (status, "WARNING" in output) == (0, False), output
+    run = tmp_path / "logs" / "version_0"
+    digest = metrics_of(run)["validation"]["test_sha256"]
+    write_pictures(pictures, 15)
+    status, output = program(evaluate, *arguments)
+    assert (status, "WARNING: pictures were added" in output) == (0, True), output
+    assert metrics_of(run)["validation"]["test_sha256"] != digest
 
 
 def test_small_classes_have_a_picture_in_each_part(tmp_path: Path) -> None:
@@ -109,6 +143,17 @@ def test_val_folder_is_the_validation_split(tmp_path: Path) -> None:
     assert datamodule.split_record["parts"] == ["train", "val", "test"]
     assert (datamodule.split_record["fraction"], datamodule.split_record["test_fraction"]) == (0, 0.2)
     assert FashionMNISTDataModule("folder", str(tmp_path), val_fraction=0).validates
+
+
+def test_title_of_a_folder_is_printable(tmp_path: Path) -> None:
+    source = source_of(write_pictures(tmp_path / "my\u00a0pictures"))
+    assert source.title == r"my\xa0pictures"
+    assert recorded_info({"data": source.as_plain()}).title == source.title  # as a test of the run reads it
+
+
+def test_image_size_has_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="5000"):
+        source_of(write_pictures(tmp_path), image_size=5000)
 
 
 def test_class_may_be_named_train(tmp_path: Path) -> None:
@@ -183,8 +228,21 @@ def test_unreadable_pictures_can_be_left_out(tmp_path: Path, capsys: pytest.Capt
     known = {image.numpy().tobytes() for image in whole}
     assert sum(image.numpy().tobytes() in known for image in train.images) > 35
     harm(tmp_path / "ant", 30)
-    with pytest.raises(DataError, match="ant: no picture in it can be read"):
+    with pytest.raises(DataError, match="ant: "):
         source.load("train")
+
+
+def test_unprintable_file_names_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "ant" / "\x1b]0;owned\x07.png").write_bytes(b"")
+    source_of(tmp_path, skip_unreadable=True).prepare()
+    printed = capsys.readouterr().err
+    assert r"\x1b]0;owned\x07.png is empty" in printed
+    assert "\x1b" not in printed
+    (tmp_path / "\x1b.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\\x1b\.png") as caught:
+        source_of(tmp_path)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_list_of_unreadable_pictures_has_an_end(tmp_path: Path) -> None:
@@ -213,7 +271,7 @@ def test_prepare_decodes_once_for_all_later_loads(tmp_path: Path, monkeypatch: p
     no_decoding(monkeypatch)
     source.prepare()
     assert all(map(torch.equal, source_of(tmp_path).load("train"), expected))
-    with pytest.raises(AssertionError, match="again"):  # the control
+    with pytest.raises(AssertionError, match="decoded again"):  # the control
         source_of(tmp_path, image_size=20).load("train")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import pack
+from conftest import Program, pack
 from numpy.typing import NDArray
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
@@ -17,6 +17,7 @@ from fmnist_lightning.data.sets import find_source
 from fmnist_lightning.data.source import DataError, DataSource
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.options import SourceOptions
+from fmnist_lightning.training.train import train
 
 COUNTS = {"train": 30, "t10k": 9}
 LABELS = "train-labels-idx1-ubyte"
@@ -69,8 +70,9 @@ def test_class_names_come_from_the_option_or_a_file(folder: Path) -> None:
     (folder / "classes.txt").write_text("\ufeffEule\n Käfer \nÜbung\n\n", encoding="utf-8")
     assert source_of(folder).classes == ("Eule", "Käfer", "Übung")
     assert source_of(folder, classes=("x", "y", "z")).classes == ("x", "y", "z")
-    with pytest.raises(UserError, match="--channels"):
-        source_of(folder, channels=3)
+    for name, value in (("channels", 3), ("skip_unreadable", True)):
+        with pytest.raises(UserError, match=f"--{name}"):
+            source_of(folder, **{name: value})
 
 
 def test_gzipped_sorted_labels_are_no_bomb(folder: Path) -> None:
@@ -95,6 +97,34 @@ def test_gzip_bombs_take_little_memory(folder: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_source_reads_only_the_header_of_images(folder: Path) -> None:
+    path = folder / "train-images-idx3-ubyte"
+    content = bytearray(pack(path.read_bytes()))
+    path.unlink()
+    content[-5] ^= 1  # of the checksum, which gzip compares at the end
+    path.with_name(f"{path.name}.gz").write_bytes(content)
+    source = source_of(folder, classes=("a", "b", "c"))
+    assert source.image_shape == (1, 5, 7)
+    with pytest.raises(DataError, match=path.name):
+        source.load("train")
+
+
+def test_title_of_idx_files_is_printable(folder: Path) -> None:
+    assert source_of(folder.rename(folder.with_name("my\u00a0shapes"))).title == r"my\xa0shapes"
+
+
+def test_images_that_the_model_cannot_take_are_one_line(program: Program, folder: Path, tmp_path: Path) -> None:
+    arguments = ("--dataset", "idx", "--data_dir", folder, "--log_dir", tmp_path / "logs", "--accelerator", "cpu")
+    status, output = program(train, *arguments, "--batch_size", 10)
+    assert status == 1
+    [line] = [line for line in output.splitlines() if "seed" in line]
+    assert line.startswith("error: cannot build the model seed for images 5 x 7")
+    assert "--model compact" in line
+    assert "--image_size" in line
+    assert not (tmp_path / "logs").exists()
+    assert program(train, *arguments, "--model", "compact", "--fast_dev_run", "true")[0] == 0  # the control
 
 
 def rewrite(name: str, values: NDArray[np.uint8]) -> Any:
