@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from fmnist_lightning.cli import SOURCES, default_data_dir, parse_values, require
 from fmnist_lightning.data.sets import find_source, recorded_info
+from fmnist_lightning.data.source import difference
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import SUFFIX, Pretrained, from_file, load_pretrained, to_safetensors
 from fmnist_lightning.runs.files import atomic_write, remove_staged
@@ -45,10 +46,10 @@ def export(options: ExportOptions) -> None:
         raise UserError(f"cannot write --output {path}: its name does not end in .{options.format}")
     images = load_test_images(pretrained.card, run, options.data_dir, source)
     # The first batch has one image, since a graph can depend on the size of the batch.
-    difference = write_verified(pretrained, options.format, path, [images[:1], *images[1:].split(options.batch_size)])
+    error = write_verified(pretrained, options.format, path, [images[:1], *images[1:].split(options.batch_size)])
     print(
         f"{recorded_info(pretrained.card).title}, test set: the {options.format} file gives the model's class for all "
-        f"{len(images):,} images; largest difference of a probability {difference:.1e} (limit {TOLERANCE:.0e})\n"
+        f"{len(images):,} images; largest difference of a probability {error:.1e} (limit {TOLERANCE:.0e})\n"
         f"written: {path}, {path.stat().st_size:,} bytes"
     )
 
@@ -82,11 +83,8 @@ def load_test_images(card: dict[str, Any], run: Path | None, data_dir: str | Non
     values |= {"dataset": info.name, **({"data_dir": data_dir} if data_dir else {})}
     data = find_source(parse_values(SourceOptions, values, source))
     data.prepare()
-    if (data.classes, data.image_shape) != (info.classes, info.image_shape):
-        raise UserError(
-            f"cannot verify {source}: it has {len(info.classes)} classes of images {info.image_shape}, and "
-            f"{data.title} has {len(data.classes)} of {data.image_shape}, or others (name its data with --data_dir)"
-        )
+    if found := difference(info, data):
+        raise UserError(f"cannot verify {source} on {found} (name its data with --data_dir)")
     return data.load("test").images
 
 
@@ -112,13 +110,13 @@ def verify(probs: Tensor, expected: Tensor, subject: str) -> float:
     Raises UserError if it exceeds TOLERANCE or a class differs.
     """
     differing = (probs.argmax(dim=1) != expected.argmax(dim=1)).nonzero().flatten().tolist()
-    difference = (probs - expected).abs().max().item()
-    if differing or not difference <= TOLERANCE:  # NaN is not
+    error = (probs - expected).abs().max().item()
+    if differing or not error <= TOLERANCE:  # NaN is not
         raise UserError(
             f"{subject} gives another class for {len(differing)} of {len(expected):,} images, numbers {differing[:3]}, "
-            f"and probabilities that differ by up to {difference:.1e} (install the versions in requirements.lock)"
+            f"and probabilities that differ by up to {error:.1e} (install the versions in requirements.lock)"
         )
-    return difference
+    return error
 
 
 def with_softmax(net: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fmnist_lightning.data.sets import recorded_info
-from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.pretrained import load_pretrained, weights_digest
 from fmnist_lightning.runs.folders import find_run
@@ -71,13 +71,8 @@ def validation_notice(source: str, card: Mapping[str, Any], val_fraction: float)
 
 def check_teacher(source: str, taught: DataInfo, info: DataInfo) -> None:
     """Raise UserError unless the teacher `source` was trained on a data set like that of `info`."""
-    for what in ("name", "image_shape", "classes"):
-        found, expected = getattr(taught, what), getattr(info, what)
-        if found != expected:
-            raise UserError(
-                f"cannot learn from {source}: the {what.replace('_', ' ')} of its data set is {found}, and here it is "
-                f"{expected} (name another teacher)"
-            )
+    if found := difference(info, taught):
+        raise UserError(f"cannot learn from {source}: it was trained on {found} (name another teacher)")
 
 
 def prepare_teacher(options: TrainOptions, fabric: L.Fabric, info: DataInfo) -> tuple[TrainOptions, Teacher | None]:

@@ -206,8 +206,8 @@ def test_export_takes_any_data_and_model(program: Program, here: Path, pets: Pat
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"classes": ["cat", "cow"]}, "2 classes"),
-        ({"classes": ["cat", "cow", "dog"]}, "3 classes"),
+        ({"classes": ["cat", "cow"]}, "instead of cat, cow"),
+        ({"classes": ["cat", "cow", "dog"]}, "instead of cat, cow, dog"),
         ({"image_shape": [3, 8, 9]}, r"(3, 8, 9)"),
         ({"name": "unnamed", "title": "unnamed data"}, "unnamed data"),
     ],

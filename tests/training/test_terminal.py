@@ -28,13 +28,25 @@ ROW = {"train/loss": 0.34912, "train/accuracy": 0.9098, "val/loss": 0.3135, "val
 
 def test_epoch_line_shows_the_row() -> None:
     row = {"epoch": 3, **ROW, "images_per_second": 12_350.4}
-    line = "epoch  3/40  train 0.349 90.98%  val 0.314 91.71%  lr 0.001  12,350 img/s"
+    line = "epoch  3/40  train 0.349 90.98%  val 0.314 91.71%  lr 0.001  12k img/s"
     assert [epoch_line(row, 40, best) for best in (False, True)] == [line, line + " *"]
 
 
-def test_epoch_line_fits_into_80_columns() -> None:
-    row = {"epoch": 99, **ROW, "lr": 1.234e-5, "images_per_second": 99_999.0}
-    assert len(epoch_line(row, 100, True)) == 80
+PERFECT = {**ROW, "train/accuracy": 1.0, "val/accuracy": 1.0, "lr": 1.234e-5, "epoch": 100}
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(950, "950"), (999.6, "1k"), (999_400, "999k"), (999_600, "1.0M"), (1.23e6, "1.2M")]
+)
+def test_epoch_line_fits_into_80_columns(speed: float, shown: str) -> None:
+    line = epoch_line({**PERFECT, "images_per_second": speed}, 100, True)
+    assert line.endswith(f"  lr 1.23e-05  {shown} img/s *")
+    assert len(line) <= 80
+
+
+def test_epoch_line_leaves_out_the_speed_if_it_is_full() -> None:
+    line = epoch_line({**PERFECT, "train/loss": 10.0, "images_per_second": 1.23e6}, 100, True)
+    assert line.endswith("  lr 1.23e-05 *")
 
 
 def test_epoch_line_leaves_out_what_is_missing() -> None:
