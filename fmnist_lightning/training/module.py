@@ -22,18 +22,20 @@ from fmnist_lightning.runs.options import ModuleOptions, TrainOptions, values_of
 from fmnist_lightning.training.distillation import Teacher
 from fmnist_lightning.training.optim import OPTIMIZERS, SCHEDULES
 
+OWN = "own"  # the hyperparameter of an own object, which no checkpoint holds
 Loss = nn.Module | Callable[[Tensor, Tensor], Tensor]
 
 
 class Classifier(L.LightningModule):
-    """A net that learns to classify images, with any Trainer, from any batches that start with (images, labels).
+    """A model that learns to classify images, with any Trainer, from any batches that start with (images, labels).
 
     It logs once an epoch: the loss and all METRICS in validation and test, the loss and accuracy in training. Those of
     training come from the training steps themselves: with dropout and augmentation, while the weights change. If images
     are blended, the label with the larger share counts. `predict` gives probabilities (B, num_classes) float32.
 
-    Own objects (`net`, `loss`, `optimizer`, `schedule`) are no hyperparameters: pass them to `load_from_checkpoint`
-    again. Raises ValueError if an argument is unknown or does not suit the others.
+    A checkpoint says which own objects (`net`, `loss`, `optimizer`, `schedule`) there were, and does not hold them.
+    `load_from_checkpoint` needs them again. Raises ValueError if an argument is missing, unknown, or does not suit the
+    others.
 
     Args:
         model: Name of the model: seed, notebook, compact, fine, advanced, or timm:NAME for any model of timm.
@@ -41,20 +43,20 @@ class Classifier(L.LightningModule):
         num_classes: Number of classes, 2 or more.
         class_names: Names of the classes, by label, for plots and predictions.
         dropout: Dropout rates, three for all but timm's models. Default: the model's own.
-        optimizer: adam (Keras's), muon, sgd (with Nesterov momentum of 0.9) or adamw; or a function that makes one from
-            the parameters of the net, to which lr and weight_decay don't apply.
+        optimizer: adam (Keras's), muon, sgd (with Nesterov momentum of 0.9) or adamw. Or a function that makes one from
+            the parameters of the model; lr and weight_decay don't apply to it.
         lr: Learning rate. For one_cycle and cosine, its peak.
         weight_decay: Decoupled weight decay, as in AdamW; for sgd, L2 regularization.
-        schedule: constant, one_cycle or cosine, for each optimizer step of the whole training; or a function that makes
-            a scheduler from the optimizer, which Lightning then steps once an epoch, or Lightning's dictionary of one.
+        schedule: constant, one_cycle or cosine, for each optimizer step of the whole training. Or a function that makes
+            a scheduler from the optimizer, or Lightning's dictionary of one. Lightning steps a scheduler once an epoch.
         label_smoothing: Label smoothing of the training loss. The logged loss has none.
         class_weights: Weights of the classes in the training loss, by label. The logged loss has none.
         pretrained: Start a timm model from its pretrained weights, which are downloaded.
         net: An own net in place of model. It maps images as the batches hold them, such as uint8 in 0..255 from
             FashionMNISTDataModule, to logits (B, num_classes).
-        loss: An own loss in place of cross-entropy, a function of logits (B, num_classes) and labels (B,), or of
-            probabilities (B, num_classes) if images are blended. It is also what is logged as the loss. It has no
-            weights that learn.
+        loss: An own loss in place of cross-entropy: a function of logits (B, num_classes) and labels (B,). If images
+            are blended, it gets probabilities (B, num_classes) for labels. It is also what is logged as the loss. It
+            has no weights that learn.
     """
 
     def __init__(
@@ -75,26 +77,31 @@ class Classifier(L.LightningModule):
         loss: Loss | None = None,
     ) -> None:
         super().__init__()
+        objects = {"loss": loss, "optimizer": optimizer, "schedule": schedule}
+        if lacking := [name for name, given in objects.items() if isinstance(given, str) and given == OWN]:
+            raise ValueError(f"cannot load own objects from a checkpoint: give {', '.join(lacking)} again")
         check_name("optimizer", optimizer, OPTIMIZERS)
         check_name("schedule", schedule, SCHEDULES)
         if num_classes < 2:
             raise ValueError(f"cannot classify into num_classes {num_classes}: expected 2 or more")
+        if isinstance(class_weights, str):
+            raise ValueError(f"cannot use class_weights {class_weights!r}: expected {num_classes} numbers, by label")
         for name, values in (("class_names", class_names), ("class_weights", class_weights)):
             if values is not None and len(values) != num_classes:
                 raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
         if loss is not None and (label_smoothing or class_weights is not None):
             raise ValueError("cannot use label_smoothing or class_weights with an own loss (leave them out)")
         if model is None and net is None:
-            raise ValueError("cannot build a net: model is None (give the own net again, which no checkpoint holds)")
+            raise ValueError("cannot build the model: it is an own one, which no checkpoint holds (give net again)")
         # Plain values, which a checkpoint holds.
         model = model if net is None else None
         class_names = None if class_names is None else list(class_names)
         dropout = None if dropout is None else list(dropout)
         class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
-        own = [name for name, value in (("optimizer", optimizer), ("schedule", schedule)) if callable(value)]
+        own = dict.fromkeys([name for name, given in objects.items() if callable(given)], OWN)
         # A checkpoint has the weights, so that none are downloaded to load it.
         self.save_hyperparameters(ignore=["net", "loss", "pretrained", *own])
-        self.hparams["model"] = model  # LightningCLI saves what it was given
+        self.hparams.update({"model": model, **own})  # LightningCLI saves what it was given
         self.net = (
             build_net(str(model), image_shape, num_classes, dropout, pretrained=pretrained) if net is None else net
         )
@@ -151,7 +158,7 @@ class Classifier(L.LightningModule):
         logits = self(images)
         expected = (len(images), self.hparams["num_classes"])
         if logits.shape != expected:
-            raise ValueError(f"cannot use logits {tuple(logits.shape)}: expected {expected} (adapt the net)")
+            raise ValueError(f"cannot use logits {tuple(logits.shape)}: expected {expected} (adapt the model)")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def as_batch(self, batch: Sequence[Tensor], done: int) -> Batch:

@@ -164,7 +164,10 @@ OWN: dict[str, Any] = {"image_shape": (2, 5, 4), "num_classes": 3}
         ({"num_classes": 1}, "num_classes"),
         ({"class_names": ["a", "b"]}, "class_names"),
         ({"class_weights": [1.0] * 9}, "class_weights"),
-        ({"loss": F.cross_entropy, "label_smoothing": 0.1}, "own loss"),
+        ({"class_weights": "balanced"}, "10 numbers"),
+        ({"num_classes": 8, "class_weights": "balanced"}, "8 numbers"),
+        ({"loss": "own"}, "loss"),
+        ({"loss": F.cross_entropy, "label_smoothing": 0.1}, "label_smoothing"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], expected: str) -> None:
@@ -231,7 +234,7 @@ def test_plain_batches_are_numbered_by_rank() -> None:
     assert torch.equal(torch.cat(module.val_metrics.labels), LABELS)
 
 
-def test_own_parts_stay_out_of_hyperparameters() -> None:
+def test_hyperparameters_name_own_parts() -> None:
     own: dict[str, Any] = {
         "net": Dense(),
         "loss": F.cross_entropy,
@@ -239,8 +242,9 @@ def test_own_parts_stay_out_of_hyperparameters() -> None:
         "schedule": partial(torch.optim.lr_scheduler.StepLR, step_size=2),
     }
     module = Classifier(**own, **OWN)
-    assert module.hparams["model"] is None
-    assert not {"net", "loss", "optimizer", "schedule"} & module.hparams.keys()
+    assert "net" not in module.hparams
+    named = {name: module.hparams[name] for name in ("model", "loss", "optimizer", "schedule")}
+    assert named == {"model": None, "loss": "own", "optimizer": "own", "schedule": "own"}
     configured: Any = module.configure_optimizers()
     assert isinstance(configured["optimizer"], torch.optim.SGD)
     assert isinstance(configured["lr_scheduler"], torch.optim.lr_scheduler.StepLR)
@@ -261,6 +265,6 @@ def test_balanced_weights_are_scikit_learns() -> None:
         build_classifier(options, info, torch.zeros(3, dtype=torch.int64))
 
 
-def test_option_that_does_not_suit_the_data_is_an_error_of_the_user() -> None:
+def test_unfit_option_is_an_error_of_the_user() -> None:
     with pytest.raises(UserError, match="class_weights"):
         build_classifier(*options_and_info(class_weights=(1.0, 2.0)))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import DataLoader, TensorDataset
 
+from fmnist_lightning import load_classifier
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.checkpoints import read_checkpoint
@@ -296,22 +297,26 @@ def make_net() -> nn.Module:
 
 def test_own_parts_train_and_load_again(tmp_path: Path) -> None:
     """The checkpoint holds tensors and plain values alone. The schedule steps once an epoch, as Lightning has it."""
-    module = new_module(
-        net=make_net(),
-        dropout=None,
-        loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3])),
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        schedule=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5),
-    )
+    own: dict[str, Any] = {
+        "loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3])),
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        "schedule": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5),
+    }
+    module = new_module(net=make_net(), dropout=None, **own)
     trainer = new_trainer(ModelCheckpoint(tmp_path, filename="own"), max_epochs=2)
     trainer.fit(module, loader(IMAGES / 255))
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.025
     path = tmp_path / "own.ckpt"
     assert read_checkpoint(path)["hyper_parameters"]["model"] is None  # by a reader that runs no code
-    loaded = Classifier.load_from_checkpoint(path, net=make_net(), weights_only=True)
+    own["net"] = make_net()
+    loaded = Classifier.load_from_checkpoint(path, weights_only=True, **own)
     assert torch.equal(loaded.eval()(IMAGES / 255), module.eval()(IMAGES / 255))
-    with pytest.raises(ValueError, match="net"):
-        Classifier.load_from_checkpoint(path, weights_only=True)
+    for name in own:
+        rest = {key: value for key, value in own.items() if key != name}
+        with pytest.raises(ValueError, match=name):
+            Classifier.load_from_checkpoint(path, weights_only=True, **rest)
+    classify = load_classifier(str(path), net=make_net(), device="cpu")  # it needs the net alone
+    assert torch.equal(classify.net(IMAGES / 255), module(IMAGES / 255))
 
 
 @dataclass
