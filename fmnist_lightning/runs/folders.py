@@ -5,7 +5,7 @@ import errno
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.files import locked, read_yaml, write_text
 
 CONFIG = "config.yaml"
+OWN = "own"  # in CONFIG: which own objects were given
 METRICS = "metrics.json"
 HISTORY = "metrics.csv"  # a row per epoch
 LOGGERS = "loggers.json"  # ids of the run in W&B and MLflow
@@ -101,9 +102,20 @@ def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
     return path
 
 
-def write_config(run: Path, options: dict[str, Any]) -> None:
-    """Write every option, resolved. `--config` with this file repeats the run."""
-    write_text(run / CONFIG, yaml.safe_dump(options, sort_keys=False))
+def write_config(run: Path, options: dict[str, Any], own: Sequence[str] = ()) -> None:
+    """Write every option, resolved, and which own objects replaced what options name.
+
+    `--config` with this file repeats the run, and refuses one with own objects.
+    """
+    write_text(run / CONFIG, yaml.safe_dump(options | ({OWN: list(own)} if own else {}), sort_keys=False))
+
+
+def own_objects(run: Path) -> list[str]:
+    """Which own objects a run was trained with: datamodule, loss. Raises UserError if its config is damaged."""
+    own = read_config(run).get(OWN) or []
+    if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
+        raise UserError(f"cannot use {run / CONFIG}: {OWN} is {own!r} (restore it)")
+    return own
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -122,13 +134,22 @@ def describe_teacher(teacher: dict[str, Any] | None) -> str:
     return "{model} {sha256:.12}... (share {share}, temperature {temperature})".format(**teacher)
 
 
-def testing_command(run: Path) -> str:
-    """The command that tests a trained run."""
+def given_again(own: Sequence[str]) -> str:
+    """Own objects as arguments of a call in Python."""
+    return ", ".join(f"{name}=..." for name in own)
+
+
+def testing_command(run: Path, own: Sequence[str] = ()) -> str:  # noqa: PT028 (no test)
+    """The command that tests a trained run; with own objects, the call in Python."""
+    if own:
+        return f"evaluate(TestOptions(run={str(run)!r}), {given_again(own)}) in Python"
     return f"{command('test')} --run {shlex.quote(str(run))}"
 
 
-def resume_command(run: Path) -> str:
-    """The command that resumes a run, or one of its checkpoints."""
+def resume_command(run: Path, own: Sequence[str] = ()) -> str:
+    """The command that resumes a run, or one of its checkpoints; with own objects, the call in Python."""
+    if own:
+        return f"train(replace(options, resume={str(run)!r}), {given_again(own)}) in Python"
     return f"{command('train')} --resume {shlex.quote(str(run))}"
 
 

@@ -5,7 +5,7 @@ command line and in files all options are flat.
 """
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +34,7 @@ from fmnist_lightning.cli import (
 )
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.files import read_yaml
-from fmnist_lightning.runs.folders import CONFIG, find_resumed, read_config, resume_command
+from fmnist_lightning.runs.folders import CONFIG, find_resumed, own_objects, read_config, resume_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class TrainOptions(
     def parse(cls, arguments: Sequence[str], prog: str | None = None) -> "TrainOptions":
         """The options on a command line. With `--resume` and without `--config`, the run's own are the defaults.
 
-        Raises UserError if there is no such run; exits with 2 if an option is wrong.
+        Raises UserError if there is no such run, or it has own objects; exits with 2 if an option is wrong.
         """
         options = parse(cls, arguments, prog)
         if not options.resume:
@@ -223,6 +223,10 @@ class TrainOptions(
         run, checkpoint = find_resumed(options.resume, Path(options.log_dir))
         # Resolved only once: the config may name another log folder, and another run may start meanwhile.
         found = checkpoint if options.resume.endswith(".ckpt") else run
+        if own := own_objects(run):
+            raise UserError(
+                f"cannot resume {run} by options alone: it has an own {' and '.join(own)} ({resume_command(run, own)})"
+            )
         has_config = any(argument.partition("=")[0] == "--config" for argument in arguments)
         config = [] if has_config else [f"--config={run / CONFIG}"]
         return parse(cls, [*config, *arguments, f"--resume={found}"], prog)
@@ -417,11 +421,16 @@ def read_options(run: Path) -> TrainOptions:
 
     Raises UserError if the file is damaged, lacks one of REQUIRED, or holds a value that no finished run has.
     """
-    path, config = run / CONFIG, read_config(run)
+    path, config, own = run / CONFIG, read_config(run), own_objects(run)
     lacking = [name for name in REQUIRED if config.get(name) is None]
     if lacking or config["dataset"] == "auto":
         raise UserError(f"cannot use {path}: it lacks {', '.join(lacking or ['the resolved dataset'])} (restore it)")
-    return parse_values(TrainOptions, {name: config[name] for name in names(TrainOptions) if name in config}, path)
+    values = {name: config[name] for name in names(TrainOptions) if name in config}
+    if "datamodule" not in own:
+        return parse_values(TrainOptions, values, path)
+    # No --dataset may have its name.
+    dataset = values.pop("dataset")
+    return replace(parse_values(TrainOptions, values, path), dataset=str(dataset))
 
 
 def check_same_run(run: Path, options: TrainOptions) -> None:
@@ -431,7 +440,9 @@ def check_same_run(run: Path, options: TrainOptions) -> None:
     fixed = options.FIXED if options.schedule == "constant" else (*options.FIXED, "max_epochs", "max_steps")
     if changed := [name for name in fixed if getattr(options, name) != getattr(before, name)]:
         found = ", ".join(f"{name} {getattr(options, name)} instead of {getattr(before, name)}" for name in changed)
-        raise UserError(f"cannot resume {run} with {found}: give its own options, {resume_command(run)}")
+        raise UserError(
+            f"cannot resume {run} with {found}: give its own options, {resume_command(run, own_objects(run))}"
+        )
 
 
 def as_yaml(options: TrainOptions) -> dict[str, Any]:

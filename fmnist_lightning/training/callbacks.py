@@ -300,7 +300,7 @@ class EpochLines(Callback):
 class Predictions(Callback):
     """Writes the test loop's predictions as `.npz`, in file order.
 
-    `probs` (n, 10) float32, `labels` (n,) int64, and `dataset`, a name.
+    `probs` (n, classes) float32, `labels` (n,) int64, and `dataset`, a name.
     """
 
     def __init__(self, path: Path) -> None:

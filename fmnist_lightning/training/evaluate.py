@@ -11,7 +11,7 @@ import lightning as L
 
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import recorded_info
-from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.metrics import METRIC_NAMES, Outputs, wilson_interval
 from fmnist_lightning.models.tta import MirrorAveraged, warn_if_trained_without_flip
@@ -37,13 +37,24 @@ from fmnist_lightning.runs.folders import (
 from fmnist_lightning.runs.options import DataOptions, DeviceOptions, TestOptions, read_options, values_of
 from fmnist_lightning.training.callbacks import Predictions
 from fmnist_lightning.training.devices import broadcast, launch, process_group, resolve_devices
-from fmnist_lightning.training.module import Classifier, build_classifier
-from fmnist_lightning.training.resume import OwnSignals
+from fmnist_lightning.training.module import Classifier, Loss, build_classifier
+from fmnist_lightning.training.resume import OwnSignals, check_own
 
 
-def evaluate(options: TestOptions) -> None:
-    """Test a trained run. Raises UserError if it can't be tested."""
-    run = find_run(options.run, Path(options.log_dir))
+def own_names(datamodule: object | None, loss: object | None) -> list[str]:
+    """Which own objects were given, by their argument of `train` and `evaluate`."""
+    return [name for name, given in (("datamodule", datamodule), ("loss", loss)) if given is not None]
+
+
+def evaluate(
+    options: TestOptions, *, datamodule: FashionMNISTDataModule | None = None, loss: Loss | None = None
+) -> None:
+    """Test a trained run, with the own datamodule and loss that it was trained with.
+
+    Raises UserError if it can't be tested.
+    """
+    run, own = find_run(options.run, Path(options.log_dir)), own_names(datamodule, loss)
+    check_own(run, own, "test", testing_command)
     trained = read_options(run)
     names = ("data_dir", "batch_size", "precision", "accelerator", "devices", "num_nodes", "strategy")
     given = {name: getattr(options, name) for name in names}
@@ -53,7 +64,7 @@ def evaluate(options: TestOptions) -> None:
     if devices.to_launch:
         launch(devices.to_launch, extra=[f"--run={run}"])
         return
-    command = testing_command(run)
+    command = testing_command(run, own)
     with process_group(devices.fabric), explain_write_errors(run, command), advising(f"to test it: {command}"):
         trainer = L.Trainer(
             **devices.trainer,
@@ -63,10 +74,10 @@ def evaluate(options: TestOptions) -> None:
             callbacks=[Predictions(run / PREDICTIONS), OwnSignals()],
         )
         try:
-            datamodule = FashionMNISTDataModule(**values_of(trained, DataOptions))
+            datamodule = datamodule or FashionMNISTDataModule(**values_of(trained, DataOptions))
         except ValueError as error:
             raise UserError(str(error)) from error
-        module = build_classifier(replace(trained, precision=devices.precision), datamodule.source)
+        module = build_classifier(replace(trained, precision=devices.precision), datamodule.source, loss=loss)
         run_test_loop(trainer, module, datamodule, run, options.ckpt, tta=options.tta)
         print(f"\nwritten: {run}\nreport: {run / REPORT}", flush=True)
 
@@ -128,13 +139,8 @@ def check_same_data(content: dict[str, Any], checkpoint: Path, source: DataInfo)
         trained = recorded_info(content)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"cannot use {checkpoint}: it lacks a record of its data ({error!r})") from error
-    for what in ("name", "classes", "image_shape"):
-        before, here = getattr(trained, what), getattr(source, what)
-        if before != here:
-            raise UserError(
-                f"cannot test {checkpoint} on {source.title}: its {what.replace('_', ' ')} is {here}, and the training "
-                f"had {before} (name the training's data with --data_dir)"
-            )
+    if found := difference(trained, source):
+        raise UserError(f"cannot test {checkpoint} on {found} (name the training's data with --data_dir)")
 
 
 def warn_if_divided_anew(content: dict[str, Any], split: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor, distributed
 
 from fmnist_lightning.cli import command, is_rank_zero
 from fmnist_lightning.data.batches import mixed_seed
+from fmnist_lightning.data.sets import recorded_info
+from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import SIGNALS, Interrupted, UserError
 from fmnist_lightning.runs.checkpoints import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
 from fmnist_lightning.runs.files import atomic_write, remove_staged
@@ -28,6 +31,7 @@ from fmnist_lightning.runs.folders import (
     describe_teacher,
     find_resumed,
     new_run,
+    own_objects,
     resume_command,
     write_config,
 )
@@ -42,22 +46,39 @@ def find_or_make_run(options: TrainOptions) -> tuple[Path, Path | None]:
     return find_resumed(options.resume, log_dir) if options.resume else (new_run(log_dir), None)
 
 
-def open_run(run: Path, checkpoint: Path | None, options: TrainOptions, module: Classifier) -> tuple[Path | None, int]:
+def open_run(
+    run: Path,
+    checkpoint: Path | None,
+    options: TrainOptions,
+    module: Classifier,
+    info: DataInfo,
+    own: Sequence[str] = (),
+) -> tuple[Path | None, int]:
     """Prepare the run folder; return the checkpoint to resume from, or None, and its number of steps.
 
-    Raises UserError if the options, the model or the teacher are not those of the run, or the checkpoint can't be read.
+    `info` describes the data, `own` names the own objects that were given. Raises UserError if options, own objects,
+    data, model or teacher are not those of the run, or the checkpoint can't be read.
     """
     steps = 0
     if checkpoint:
+        check_own(run, own, "resume", resume_command)
         check_same_run(run, options)
         checkpoint = existing_checkpoint(run, checkpoint)
-        steps = check_checkpoint(run, checkpoint, module, options) if checkpoint else 0
+        steps = check_checkpoint(run, checkpoint, module, options, info) if checkpoint else 0
         (run / HPARAMS).unlink(missing_ok=True)  # the logger never replaces an existing one
         remove_staged(run, CONFIG)  # the other files are the test's, which may be running
         remove_staged(run / CHECKPOINTS)
     (run / CHECKPOINTS).mkdir(exist_ok=True)
-    write_config(run, {**as_yaml(options), "resume": None})
+    write_config(run, {**as_yaml(options), "resume": None}, own)
     return checkpoint, steps
+
+
+def check_own(run: Path, own: Sequence[str], verb: str, call: Callable[[Path, Sequence[str]], str]) -> None:
+    """Raise UserError unless `own` names the own objects of the run, which only a call in Python can give."""
+    before = own_objects(run)
+    if list(own) != before:
+        given, expected = (" and ".join(names) or "none" for names in (own, before))
+        raise UserError(f"cannot {verb} {run} with own objects {given}: it has {expected} ({call(run, before)})")
 
 
 def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
@@ -72,7 +93,7 @@ def existing_checkpoint(run: Path, checkpoint: Path) -> Path | None:
     return newest or checkpoint
 
 
-def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, options: TrainOptions) -> int:
+def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, options: TrainOptions, info: DataInfo) -> int:
     """The number of steps before a checkpoint; loads its weights into `module`.
 
     Raises UserError if the run can't resume from it. If it is damaged, the message names the newest readable one.
@@ -82,7 +103,11 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, options: T
         training_record(content, checkpoint)
     except UserError as error:
         other = newest_readable(run / CHECKPOINTS)
-        hint = f"the newest readable one: {resume_command(other)}" if other else "no other checkpoint is readable"
+        hint = (
+            f"the newest readable one: {resume_command(other, own_objects(run))}"
+            if other
+            else "no other checkpoint is readable"
+        )
         raise UserError(f"{error}; {hint}") from error
     if content.get("format") != FORMAT:
         raise UserError(f"cannot resume from {checkpoint}: an older version wrote it (test it with {command('test')})")
@@ -97,6 +122,9 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, options: T
         raise UserError(
             f"cannot resume {checkpoint} to --max_steps {options.max_steps}: it has done {steps} (give more)"
         )
+    # A folder has the name of any other folder.
+    if "data" in content and (found := difference(recorded_info(content), info)):
+        raise UserError(f"cannot resume {run} on {found} (name the run's data with --data_dir)")
     load_weights(module, content, checkpoint)
     before, now = content.get("teacher"), module.teacher.identity if module.teacher else None
     if before != now:

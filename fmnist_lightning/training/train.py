@@ -22,11 +22,14 @@ from fmnist_lightning.runs.options import (
     AugmentationOptions,
     DataOptions,
     DeviceOptions,
+    SourceOptions,
     TrainOptions,
     as_yaml,
+    names,
     values_of,
 )
 from fmnist_lightning.training.callbacks import (
+    Compilation,
     EpochLines,
     NoProfiler,
     display_callbacks,
@@ -35,7 +38,7 @@ from fmnist_lightning.training.callbacks import (
 )
 from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
-from fmnist_lightning.training.evaluate import run_test_loop
+from fmnist_lightning.training.evaluate import own_names, run_test_loop
 from fmnist_lightning.training.module import Classifier, Loss, build_classifier
 from fmnist_lightning.training.resume import AtomicCheckpointIO, OwnSignals, find_or_make_run, open_run
 
@@ -56,8 +59,9 @@ def train(
 ) -> TrainResult | None:
     """Train, and test a checkpoint if the options say so. Returns None in a process that only launched others.
 
-    `datamodule` replaces the one that the options describe, `loss` the cross-entropy; `callbacks` are added. Raises
-    UserError if options and data don't fit, or the loss is no longer finite; Interrupted after a signal.
+    `datamodule` replaces the one that the options describe, `loss` the cross-entropy; `callbacks` are added. A run with
+    an own datamodule or loss is resumed and tested from Python, with the same objects. Raises UserError if options,
+    data and own objects don't fit, or the loss is no longer finite; Interrupted after a signal.
     """
     filter_library_output()
     check_loggers(options)
@@ -79,6 +83,7 @@ def train_here(
     loss: Loss | None,
 ) -> TrainResult:
     """Train in this process, which has joined the others if there are several."""
+    own = own_names(datamodule, loss)
     options, datamodule = prepare_data(options, devices.fabric, datamodule)
     check_length(options, datamodule)
     if options.compile:
@@ -89,8 +94,8 @@ def train_here(
     module.teacher = teacher
     arguments = trainer_arguments(options, devices, module, datamodule)
     if not options.fast_dev_run:
-        return recorded_run(options, devices.fabric, arguments, module, datamodule, callbacks)
-    callbacks = [*display_callbacks(), OwnSignals(), *callbacks]
+        return recorded_run(options, devices.fabric, arguments, module, datamodule, callbacks, own)
+    callbacks = [*display_callbacks(), *([Compilation()] if options.compile else []), OwnSignals(), *callbacks]
     trainer = L.Trainer(**arguments, callbacks=callbacks, fast_dev_run=True)
     if not datamodule.validates:
         trainer.limit_val_batches = 0  # fast_dev_run sets it to 1
@@ -106,6 +111,7 @@ def prepare_data(
 ) -> tuple[TrainOptions, FashionMNISTDataModule]:
     """The options with their data set resolved, and its training images, fetched by one process of each machine.
 
+    Those of an own datamodule replace the given ones.
     Raises UserError if the data can't be had or does not suit the options.
     """
     if datamodule is None:
@@ -116,6 +122,8 @@ def prepare_data(
             datamodule = FashionMNISTDataModule(**arguments)
         except ValueError as error:
             raise UserError(str(error)) from error
+    else:
+        options = options_of(datamodule, options)
     if not datamodule.validates and (options.ckpt == "best" or options.patience):
         raise UserError(
             "cannot use --ckpt best or --patience with --val_fraction 0: they need validation (use --ckpt last)"
@@ -125,6 +133,19 @@ def prepare_data(
     datamodule.setup("fit")
     datamodule.check_divisible(fabric.world_size)
     return options, datamodule
+
+
+def options_of(datamodule: FashionMNISTDataModule, options: TrainOptions) -> TrainOptions:
+    """The options with the values of an own datamodule. Raises UserError if its seed is another one."""
+    if datamodule.seed != options.seed:  # the option is the seed of the weights, too
+        raise UserError(
+            f"cannot train with seed {options.seed}: the datamodule has seed {datamodule.seed} (give both the same one)"
+        )
+    hparams, (flip, shift, erase) = datamodule.hparams, datamodule.augmentation
+    values = {name: hparams[name] for name in names(SourceOptions) if name in hparams}
+    values |= {"dataset": datamodule.source.name, "classes": values.get("classes") and tuple(values["classes"])}
+    values |= {"batch_size": datamodule.batch_size, "val_fraction": datamodule.val_fraction}
+    return replace(options, **values, flip=flip, shift=shift, erase=erase, mixup=datamodule.mixup)
 
 
 def check_length(options: TrainOptions, datamodule: FashionMNISTDataModule) -> None:
@@ -199,6 +220,7 @@ def recorded_run(
     module: Classifier,
     datamodule: FashionMNISTDataModule,
     callbacks: Sequence[Callback],
+    own: Sequence[str],
 ) -> TrainResult:
     """Train and test in a run folder, a new one or the one to resume.
 
@@ -206,9 +228,11 @@ def recorded_run(
     """
     run, checkpoint = broadcast(fabric, lambda: find_or_make_run(options))
     lock = lock_run(run) if fabric.is_global_zero else contextlib.nullcontext()
-    command = resume_command(run)
+    command = resume_command(run, own)
     with explain_write_errors(run, command), lock, advising(f"to resume: {command}"):
-        checkpoint, steps = broadcast(fabric, lambda: open_run(run, checkpoint, options, module))
+        checkpoint, steps = broadcast(
+            fabric, lambda: open_run(run, checkpoint, options, module, datamodule.source, own)
+        )
         with run_loggers(run, options, steps, fabric.is_global_zero) as loggers:
             callbacks = [*run_callbacks(run, options, fabric.device, datamodule.validates), *callbacks]
             trainer = L.Trainer(**arguments, logger=loggers, callbacks=callbacks)
@@ -218,15 +242,18 @@ def recorded_run(
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
             metrics = None
             if options.test:
-                with advising(f"the training is complete; to test it: {testing_command(run)}"):
+                with advising(f"the training is complete; to test it: {testing_command(run, own)}"):
                     metrics = run_test_loop(trainer, module, datamodule, run, options.ckpt)
             if trainer.is_global_zero:
-                print_summary(trainer, run, options, metrics)
+                print_summary(trainer, run, options, metrics, own)
             return TrainResult(run, metrics)
 
 
-def print_summary(trainer: Any, run: Path, options: TrainOptions, metrics: dict[str, Any] | None) -> None:
+def print_summary(
+    trainer: Any, run: Path, options: TrainOptions, metrics: dict[str, Any] | None, own: Sequence[str]
+) -> None:
     [lines] = [one for one in trainer.callbacks if isinstance(one, EpochLines)]
     [timer] = [one for one in trainer.callbacks if isinstance(one, Timer)]
     title, minutes = trainer.datamodule.source.title, timer.time_elapsed("train") / 60
-    print(f"\n{summary_text(run, options, title, lines.rows, trainer.global_step, minutes, metrics)}", flush=True)
+    steps = trainer.global_step
+    print(f"\n{summary_text(run, options, title, lines.rows, steps, minutes, metrics, own)}", flush=True)

@@ -344,7 +344,7 @@ def test_run_does_not_resume_as_another(trained: Path, change: dict[str, Any], w
     config.write_text(before)
     options = replace(read_options(trained), **change)
     with pytest.raises(UserError, match=words):
-        open_run(trained, trained / "checkpoints" / "last.ckpt", options, Classifier())
+        open_run(trained, trained / "checkpoints" / "last.ckpt", options, Classifier(), DRAWN)
     assert config.read_text() == before
 
 
@@ -352,9 +352,9 @@ def test_run_does_not_resume_to_fewer_epochs(trained: Path) -> None:
     last = trained / "checkpoints" / "last.ckpt"
     torch.save({**read_checkpoint(last), "epoch": 1}, last)
     with pytest.raises(UserError, match="it has begun 2"):
-        check_checkpoint(trained, last, Classifier(), TrainOptions(max_epochs=1))
+        check_checkpoint(trained, last, Classifier(), TrainOptions(max_epochs=1), DRAWN)
     with pytest.raises(UserError, match="it has done 11"):
-        check_checkpoint(trained, last, Classifier(), TrainOptions(max_steps=10))
+        check_checkpoint(trained, last, Classifier(), TrainOptions(max_steps=10), DRAWN)
 
 
 @pytest.mark.parametrize(
@@ -370,10 +370,29 @@ def test_run_does_not_resume_to_fewer_epochs(trained: Path) -> None:
 )
 def test_unfit_checkpoint_is_refused(trained: Path, changes: dict[str, Any], words: str) -> None:
     last = trained / "checkpoints" / "last.ckpt"
-    check_checkpoint(trained, last, Classifier(), TrainOptions())  # the negative control
+    check_checkpoint(trained, last, Classifier(), TrainOptions(), DRAWN)  # the negative control
     torch.save({**read_checkpoint(last), **changes}, last)
     with pytest.raises(UserError, match=words):
-        check_checkpoint(trained, last, Classifier(), TrainOptions())
+        check_checkpoint(trained, last, Classifier(), TrainOptions(), DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "folder"}, "folder instead of drawn"),
+        ({"classes": ("bus", "car")}, "bus, car instead of T-shirt"),
+        ({"image_shape": (3, 28, 28)}, "image shape"),
+    ],
+)
+def test_run_does_not_resume_on_other_data(trained: Path, change: dict[str, Any], words: str) -> None:
+    """An older checkpoint does not say on which it began."""
+    last, other = trained / "checkpoints" / "last.ckpt", replace(DRAWN, **change)
+    with pytest.raises(UserError, match=words) as caught:
+        check_checkpoint(trained, last, Classifier(), TrainOptions(), other)
+    assert f"{trained} " in str(caught.value)
+    assert "--data_dir" in str(caught.value)
+    torch.save({name: value for name, value in read_checkpoint(last).items() if name != "data"}, last)
+    check_checkpoint(trained, last, Classifier(), TrainOptions(), other)
 
 
 def test_damaged_checkpoint_names_the_newest_readable_one(program: Program, trained: Path) -> None:
