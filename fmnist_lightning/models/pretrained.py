@@ -43,9 +43,10 @@ class Pretrained(NamedTuple):
 def load_pretrained(source: str = "packaged", log_dir: str = LOG_DIR, net: nn.Module | None = None) -> Pretrained:
     """The net that `source` names, with its card.
 
-    `packaged` comes with this package; `last` is the newest run in `log_dir`; else a run folder, whose tested
-    checkpoint is taken, a `.ckpt` or a `.safetensors` file. Weights of an own net, which has no name in MODELS, are
-    loaded into `net`. Raises UserError if the source is missing, damaged, not ours, or does not fit the net.
+    `packaged` comes with this package, and `last` is the newest run in `log_dir`. Any other source is a run folder,
+    whose tested checkpoint is taken, a `.ckpt` or a `.safetensors` file. Weights of an own net, which has no name in
+    MODELS, are loaded into `net`. Raises UserError if the source is missing, damaged, not ours, or does not fit the
+    net.
     """
     if source == "packaged" or source.endswith(SUFFIX):
         return from_file(PACKAGED if source == "packaged" else Path(source), net)

@@ -14,7 +14,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def random_images(count: int) -> torch.Tensor:
-    """Images (n, 1, 28, 28) uint8 without black, so that the margin and erased parts can be told from them."""
+    """Images (n, 1, 28, 28) uint8 without black, so that only the margin and erased parts are black."""
     return torch.randint(1, 256, (count, 1, 28, 28), generator=seeded(), dtype=torch.uint8)
 
 

@@ -152,7 +152,7 @@ def test_cache_sees_a_change_in_the_same_tick(folder: Path, monkeypatch: pytest.
     assert hidden is (tick < 0)  # the control: without the wait, the change would be hidden
 
 
-def test_cache_tells_exchanged_folders_of_one_moment_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_notices_exchanged_folders_of_one_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SlowClock(monkeypatch)  # all files have one time and one size
     for label, name in enumerate("ab"):
         for path in (folder / name).iterdir():

@@ -34,8 +34,8 @@ PAUSE_SECONDS = 1.0  # between rounds
 SOCKET_TIMEOUT_SECONDS = 10.0  # urllib's default is none
 STAGING_PREFIX = ".download-"
 HINT = (
-    "Connect to the network, name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR), or use the "
-    "drawn stand-in with --dataset drawn."
+    "Connect to the network, name a folder that holds the four files with --data_dir (or FMNIST_DATA_DIR), or train on "
+    "the drawn stand-in with --dataset drawn."
 )
 
 

@@ -88,7 +88,7 @@ def test_ensure_files_never_touches_another_data_set(
     if len(names) == 1:
         (folder / (f"{IMAGES}.gz" if packed else IMAGES)).unlink()
     before = all_files(tmp_path)
-    with pytest.raises(DataError, match=f"another data set.*--dataset idx --data_dir {folder}"):
+    with pytest.raises(DataError, match=f"--dataset idx --data_dir {folder}"):
         ensure_files(tmp_path)
     assert (all_files(tmp_path), mirror.asked) == (before, [])
 
@@ -187,5 +187,5 @@ def test_ensure_files_reads_a_read_only_folder_in_place(tiny_dir: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="POSIX file permissions")
 def test_ensure_files_explains_a_damaged_read_only_file(tiny_dir: Path) -> None:
     (tiny_dir / IMAGES).write_bytes(b"broken")
-    with read_only(tiny_dir), pytest.raises(DataError, match=f"{IMAGES}.*cannot write to.*--data_dir"):
+    with read_only(tiny_dir), pytest.raises(DataError, match=f"{IMAGES}.*{tiny_dir}.*--data_dir"):
         ensure_files(tiny_dir)

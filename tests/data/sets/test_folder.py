@@ -130,7 +130,7 @@ def test_small_classes_have_a_picture_in_each_part(tmp_path: Path) -> None:
     for part in ("train", "test"):
         assert source.load(part).labels.tolist() == [0, 1]
     (tmp_path / "bee" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"class bee .* one picture"):
+    with pytest.raises(DataError, match="class bee "):
         source_of(tmp_path).load("train")
 
 
@@ -162,18 +162,18 @@ def test_class_may_be_named_train(tmp_path: Path) -> None:
 
 
 LAYOUTS: dict[str, tuple[list[str], str]] = {
-    "missing folder": ([], "cannot read"),
+    "missing folder": ([], "pictures: "),
     "no classes": (["notes.txt"], "no classes"),
-    "pictures without classes": (["x.png"], "x.png lies in no class folder"),
-    "pictures beside classes": (["a/x.png", "b/x.png", "x.png"], "x.png lies in no class folder"),
-    "pictures in train": (["train/x.png", "test/x.png"], "train: x.png lies in no class folder"),
-    "one class": (["a/x.png"], "class a alone"),
-    "empty class": (["a/x.png", "b/x.heic"], "b: it holds no pictures"),
+    "pictures without classes": (["x.png"], "x.png"),
+    "pictures beside classes": (["a/x.png", "b/x.png", "x.png"], "x.png"),
+    "pictures in train": (["train/x.png", "test/x.png"], "train: x.png"),
+    "one class": (["a/x.png"], "class a "),
+    "empty class": (["a/x.png", "b/x.heic"], "b: "),
     "empty class of test": (["train/a/x.png", "train/b/x.png", "test/a/x.png", "test/b/.x.png"], "test/b"),
     "another class in test": (["train/a/x.png", "train/b/x.png", "test/a/x.png", "test/c/x.png"], "class b"),
-    "no train": (["val/a/x.png", "test/a/x.png"], "needs the folder train"),
-    "unknown part": (["train/a/x.png", "train/b/x.png", "valid/a/x.png"], "valid is neither"),
-    "unprintable class": (["a/x.png", "b\n/x.png"], r"'b\\n' can't be printed"),
+    "no train": (["val/a/x.png", "test/a/x.png"], "val and test|test and val"),
+    "unknown part": (["train/a/x.png", "train/b/x.png", "valid/a/x.png"], "valid"),
+    "unprintable class": (["a/x.png", "b\n/x.png"], r"'b\\n'"),
 }
 
 
@@ -201,10 +201,10 @@ def test_unreadable_pictures_are_listed_and_stop_the_training(tmp_path: Path) ->
     for part in ("train", "test"):
         write_pictures(tmp_path / part)
     paths = [*harm(tmp_path / "train"), *harm(tmp_path / "test", 2)]
-    with pytest.raises(DataError, match=r"cannot read 3 of 20 pictures.*--skip_unreadable true") as caught:
+    with pytest.raises(DataError, match=r" 3 of 20 .*--skip_unreadable true") as caught:
         source_of(tmp_path).prepare()
     assert str(caught.value).splitlines()[1:] == [f"  {path} is empty" for path in paths]
-    with pytest.raises(DataError, match="cannot read 1 of 10 pictures"):
+    with pytest.raises(DataError, match=" 1 of 10 "):
         source_of(tmp_path).load("train")
     for path in paths:
         write_picture(path)

@@ -92,7 +92,7 @@ def test_gzip_bombs_take_little_memory(folder: Path) -> None:
     path.write_bytes(gzip.compress(header + bytes(100_000_000), 9))
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match="a bomb"):
+        with pytest.raises(DataError, match="200 times"):
             source_of(folder)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -132,26 +132,26 @@ def rewrite(name: str, values: NDArray[np.uint8]) -> Any:
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "missing": (lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), "cannot find t10k-labels-idx1-ubyte"),
+    "missing": (lambda folder: (folder / "t10k-labels-idx1-ubyte").unlink(), "t10k-labels-idx1-ubyte"),
     "truncated": (lambda folder: (folder / LABELS).write_bytes(idx(labels_of("train"))[:-1]), "37 bytes; 30 labels"),
     "packed and truncated": (
         lambda folder: (folder / LABELS).write_bytes(pack(idx(labels_of("train"))[:-1])),
-        "before the last of its 30 labels",
+        "30 labels",
     ),
     "too long": (
         lambda folder: (folder / LABELS).write_bytes(pack(idx(labels_of("train")) + b"x")),
-        "more than the 30",
+        " 30 ",
     ),
-    "no IDX": (lambda folder: (folder / LABELS).write_bytes(b"no IDX file"), "its header is"),
-    "other axes": (rewrite(LABELS, images_of("train")), "its header is 00 00 08 03"),
+    "no IDX": (lambda folder: (folder / LABELS).write_bytes(b"no IDX file"), "6e 6f 20 49"),
+    "other axes": (rewrite(LABELS, images_of("train")), "00 00 08 03"),
     "count": (rewrite("t10k-labels-idx1-ubyte", labels_of("train")), "9 images and 30 labels"),
-    "gap": (rewrite(LABELS, labels_of("train") * 2), r"labels are 0, 2, 4, expected 0 to 2 .*--classes"),
-    "one class": (rewrite(LABELS, labels_of("train") * 0), "class 0 alone"),
+    "gap": (rewrite(LABELS, labels_of("train") * 2), r"0, 2, 4, .*--classes"),
+    "one class": (rewrite(LABELS, labels_of("train") * 0), "class 0 "),
     "unknown label": (rewrite("t10k-labels-idx1-ubyte", labels_of("t10k") + 1), "labels are 1 to 3, expected 0 to 2"),
     "other shape": (rewrite("t10k-images-idx3-ubyte", images_of("t10k")[:, :4]), r"images are \(1, 4, 7\)"),
     "names": (lambda folder: (folder / "classes.txt").write_text("a\nb\n"), "labels are 0 to 2, expected 0 to 1"),
     "repeated name": (lambda folder: (folder / "classes.txt").write_text("a\na\nb\n"), "the name a"),
-    "empty name": (lambda folder: (folder / "classes.txt").write_text("a\n\nb\n"), "can't be printed"),
+    "empty name": (lambda folder: (folder / "classes.txt").write_text("a\n\nb\n"), "class name ''"),
     "no UTF-8": (lambda folder: (folder / "classes.txt").write_bytes(b"\xff"), "classes.txt"),
 }
 
