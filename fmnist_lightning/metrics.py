@@ -1,5 +1,6 @@
 """Loss and metrics of an epoch, by torchmetrics; the error bar of an accuracy."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -10,13 +11,25 @@ from torchmetrics import Metric
 from torchmetrics.functional import classification as tm
 from torchmetrics.utilities import dim_zero_cat
 
+
+def macro_auroc(probs: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The exact AUC of each class against the rest, averaged over the classes that have images.
+
+    torchmetrics counts a class without images as 0, and warns, while its precision and recall leave such a class out.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
+        values = tm.multiclass_auroc(probs, labels, num_classes, average=None, thresholds=None)
+    return values[labels.bincount(minlength=num_classes) > 0].mean()
+
+
 # Of probabilities (n, num_classes), labels (n,) and num_classes.
 METRICS: dict[str, Callable[..., Tensor]] = {
     "accuracy": partial(tm.multiclass_accuracy, average="micro"),  # of all images
     "precision": partial(tm.multiclass_precision, average="macro"),
     "recall": partial(tm.multiclass_recall, average="macro"),
     "f1": partial(tm.multiclass_f1_score, average="macro"),
-    "auroc": partial(tm.multiclass_auroc, average="macro", thresholds=None),  # one against the rest, exact
+    "auroc": macro_auroc,
 }
 METRIC_NAMES = tuple(METRICS)
 Z_95 = 1.959964  # the 97.5% quantile of the normal distribution

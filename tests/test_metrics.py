@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from fmnist_lightning.metrics import METRIC_NAMES, Z_95, EpochMetrics, wilson_interval
+from fmnist_lightning.metrics import METRIC_NAMES, Z_95, EpochMetrics, macro_auroc, wilson_interval
 
 
 def by_scikit_learn(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -40,6 +40,13 @@ def test_epoch_metrics_are_scikit_learns(seed: int, batch_size: int) -> None:
         values = {name: value.item() for name, value in metrics.compute().items()}
         assert values == pytest.approx({f"test/{name}": value for name, value in reference.items()}, abs=1e-6)
         assert all(map(torch.equal, metrics.outputs, (logits, labels, torch.arange(1000))))
+
+
+def test_macro_auroc_leaves_out_classes_without_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs, labels = torch.rand(200, 4, generator=generator), torch.arange(200) % 3
+    expected = np.mean([sk.roc_auc_score(labels == label, probs[:, label]) for label in range(3)])
+    assert macro_auroc(probs, labels, 4).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("accuracy", "count"), [(0.9139, 10000), (0.0, 10), (1.0, 10), (0.5, 1)])

@@ -93,6 +93,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 skip_unreadable=skip_unreadable,
             )
         )
+        if not (batch_size >= 1 and 0 <= val_fraction < 1 and 0 <= erase <= 1 and shift >= 0 and mixup >= 0):
+            raise DataError(
+                f"cannot use batch_size {batch_size}, val_fraction {val_fraction}, erase {erase}, shift {shift}, mixup "
+                f"{mixup}: expected 1 or more, below 1, up to 1, and none below 0"
+            )
         _, height, width = self.source.image_shape
         if shift >= min(height, width):
             raise DataError(f"cannot shift images of {height} x {width} by {shift} pixels: nothing of them would stay")

@@ -35,6 +35,10 @@ class DataError(UserError):
     """The data is missing, damaged, or does not suit the options."""
 
 
+class OtherDataError(DataError):
+    """The files are those of another data set."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """What a run records about its data set, in plain values. Raises TypeError or ValueError for values of no use."""

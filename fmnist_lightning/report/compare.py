@@ -65,10 +65,16 @@ def check_comparable(first: ComparedRun, other: ComparedRun) -> None:
     reason = None
     if found := difference(first.info, replace(other.info, image_shape=first.info.image_shape)):
         reason = f"it was tested on {found}"
-    elif not np.array_equal(other.predictions.labels, first.predictions.labels):
+    elif other_images(first, other) or not np.array_equal(other.predictions.labels, first.predictions.labels):
         reason = "they were tested on different images"
     if reason:
         raise UserError(f"cannot compare {other.name} with {first.name}: {reason} (name runs on the same test set)")
+
+
+def other_images(first: ComparedRun, other: ComparedRun) -> bool:
+    """Whether the digests of the test images differ. Older runs have none; images of another size have another one."""
+    digests = {run.metrics.get("images_sha256") for run in (first, other)} - {None}
+    return first.info.image_shape == other.info.image_shape and len(digests) == 2
 
 
 def comparison_tables(tested: Sequence[ComparedRun]) -> list[Table]:

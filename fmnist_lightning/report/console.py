@@ -17,7 +17,7 @@ from fmnist_lightning.runs.options import TrainOptions
 UNWANTED_LINES = (
     *("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision"),
     *("distributed_backend=", "Initializing distributed: ", "`Trainer.fit` stopped: "),
-    "Loading `train_dataloader` to estimate",
+    *("Loading `train_dataloader` to estimate", "Using bfloat16 Automatic Mixed Precision"),
 )
 LOGGERS = (
     *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
@@ -102,7 +102,8 @@ def summary_text(
     done = f"{len(rows)} epoch{'s' * (len(rows) != 1)}"
     if not rows or steps > rows[-1]["step"]:
         done += f", and a part of the next up to --max_steps {steps},"
-    length = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    seconds = max(1, round(60 * minutes))
+    length = f"{minutes:.1f} minutes" if minutes >= 1 else f"{seconds} second{'s' * (seconds != 1)}"
     lines = [f"{title}: {done} in {length}"]
     if validated := [row for row in rows if "val/accuracy" in row]:
         best = max(validated, key=lambda row: row["val/accuracy"])

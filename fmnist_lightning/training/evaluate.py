@@ -1,6 +1,7 @@
 """The test loop: a checkpoint's metrics and predictions on the full test set, and the command that runs it alone."""
 
 import contextlib
+import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -178,10 +179,12 @@ def test_record(
     except UserError as error:
         print(f"{error}; time and epochs of the training are taken from {checkpoint}", file=sys.stderr)
     here = {**environment(trainer.strategy.root_device), "processes": trainer.world_size}
-    count = len(datamodule.splits["test"].labels)
+    images, labels = datamodule.splits["test"]
+    count = len(labels)
     return {
         "dataset": datamodule.source.name,
         "data": datamodule.source.as_plain(),
+        "images_sha256": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
         "split": "test",
         "n": count,
         **{name: values[f"test/{name}"] for name in METRIC_NAMES},

@@ -89,6 +89,13 @@ class Classifier(L.LightningModule):
         for name, values in (("class_names", class_names), ("class_weights", class_weights)):
             if values is not None and len(values) != num_classes:
                 raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
+        if not (lr > 0 and weight_decay >= 0 and 0 <= label_smoothing < 1):
+            raise ValueError(
+                f"cannot use lr {lr}, weight_decay {weight_decay}, label_smoothing {label_smoothing}: expected above "
+                "0, from 0, and from 0 to below 1"
+            )
+        if class_weights is not None and not (min(class_weights) >= 0 and max(class_weights) > 0):
+            raise ValueError(f"cannot use class_weights {list(class_weights)}: expected 0 or more, and one above 0")
         if loss is not None and (label_smoothing or class_weights is not None):
             raise ValueError("cannot use label_smoothing or class_weights with an own loss (leave them out)")
         if model is None and net is None:

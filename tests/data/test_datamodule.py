@@ -169,6 +169,14 @@ def test_data_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert FashionMNISTDataModule(data_dir=tmp_path / "x").hparams["data_dir"] == str(tmp_path / "x")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"val_fraction": 1.0}, {"erase": 5.0}, {"shift": -3}, {"mixup": -1.0}], ids=str
+)
+def test_values_out_of_range_are_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=next(iter(wrong))):
+        FashionMNISTDataModule(Toy().source, **wrong)
+
+
 @pytest.mark.parametrize(("shift", "fits"), [(5, True), (6, False), (999, False)])
 def test_shift_must_be_smaller_than_the_image(shift: int, fits: bool) -> None:
     if not fits:

@@ -114,5 +114,15 @@ def test_compare_refuses_different_images(
     assert "different images" in output
 
 
+def test_compare_refuses_other_pixels_with_the_same_labels(program: Program, tmp_path: Path) -> None:
+    runs = []
+    for digest in ("a", "a", "b"):
+        runs.append(make_run(tmp_path / f"{len(runs)}", dataset="drawn", n=len(LABELS), images_sha256=digest))
+        write_predictions(runs[-1], np.eye(10, dtype=np.float32)[LABELS], LABELS)
+    assert program(compare, runs[0], runs[1])[0] == 0  # the negative control
+    status, output = program(compare, runs[0], runs[2])
+    assert (status, "different images" in output) == (1, True)
+
+
 def test_compare_refuses_one_run(program: Program, runs: list[Path]) -> None:
     assert program(compare, runs[0])[0] == 1

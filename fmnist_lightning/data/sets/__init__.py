@@ -9,7 +9,7 @@ from fmnist_lightning.cli import SOURCES, named
 from fmnist_lightning.data.sets.download import ensure_files
 from fmnist_lightning.data.sets.drawn import DRAWN
 from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST
-from fmnist_lightning.data.source import DataError, DataInfo, DataSource
+from fmnist_lightning.data.source import DataError, DataInfo, DataSource, OtherDataError
 from fmnist_lightning.runs.options import SourceOptions
 
 # Records of older versions name them and describe no data set.
@@ -47,11 +47,16 @@ def recorded_info(record: Mapping[str, Any]) -> DataInfo:
 
 
 def resolve_dataset(dataset: str, data_dir: Path) -> str:
-    """Turn `auto` into `fashion_mnist` if its files are here or can be downloaded, else, with a notice, `drawn`."""
+    """Turn `auto` into `fashion_mnist` if its files are here or can be downloaded, else, with a notice, `drawn`.
+
+    Raises OtherDataError if the folder holds another data set.
+    """
     if dataset != "auto":
         return dataset
     try:
         ensure_files(data_dir)
+    except OtherDataError:
+        raise
     except DataError as error:
         print(f"{error}\n{DRAWN_NOTICE}", file=sys.stderr)
         return "drawn"

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from fmnist_lightning.data.idx import IdxError, check_values, read_tensor
-from fmnist_lightning.data.source import DataError, DataInfo, Part, Split
+from fmnist_lightning.data.source import DataError, DataInfo, OtherDataError, Part, Split
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 IMAGE_SIZE = 28  # pixels, height and width
@@ -70,13 +70,13 @@ def find_content(data_dir: Path, name: str) -> bytes:
 
 
 def refuse_other_data(path: Path, name: str) -> None:
-    """Raise DataError if `path`, which is not the file `name`, is a valid IDX file all the same."""
+    """Raise OtherDataError if `path`, which is not the file `name`, is a valid IDX file all the same."""
     try:
         with path.open("rb") as file:
             shape = check_values(file, axes=3 if "idx3" in name else 1)
     except (OSError, IdxError):
         return
-    raise DataError(
+    raise OtherDataError(
         f"cannot use {path} as a file of Fashion-MNIST: it is a valid IDX file of another data set, or a damaged copy; "
         f"it has the shape {' x '.join(map(str, shape))} (train on it with --dataset idx --data_dir {path.parent}, or "
         "delete it)"

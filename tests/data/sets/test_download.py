@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import NOWHERE, Mirror, pack, read_only, use_mirrors
 
-from fmnist_lightning.data.sets import download
+from fmnist_lightning.data.sets import download, resolve_dataset
 from fmnist_lightning.data.sets.download import ensure_files
 from fmnist_lightning.data.sets.fashion_mnist import FILES, RAW_FOLDER, load_split
-from fmnist_lightning.data.source import DataError
+from fmnist_lightning.data.source import DataError, OtherDataError
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -189,3 +189,10 @@ def test_ensure_files_explains_a_damaged_read_only_file(tiny_dir: Path) -> None:
     (tiny_dir / IMAGES).write_bytes(b"broken")
     with read_only(tiny_dir), pytest.raises(DataError, match=f"{IMAGES}.*{tiny_dir}.*--data_dir"):
         ensure_files(tiny_dir)
+
+
+def test_auto_takes_no_stand_in_for_another_data_set(tiny_dir: Path) -> None:
+    assert resolve_dataset("auto", tiny_dir) == "fashion_mnist"  # the negative control
+    (tiny_dir / IMAGES).write_bytes(other_values((tiny_dir / IMAGES).read_bytes()))
+    with pytest.raises(OtherDataError, match=IMAGES):
+        resolve_dataset("auto", tiny_dir)
