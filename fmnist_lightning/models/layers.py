@@ -45,9 +45,7 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        # Through one axis, so that gradients have the default layout, too: DDP warns about any other strides.
-        weight = self.weight.flatten().view(self.weight.shape)
-        return self._conv_forward(input, weight.to(memory_format=torch.channels_last), self.bias)
+        return self._conv_forward(input, self.weight.to(memory_format=torch.channels_last), self.bias)
 
 
 def byte_mask(activations: Tensor, rate: float) -> Tensor:
