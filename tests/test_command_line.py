@@ -53,7 +53,8 @@ def test_help_explains_every_option_without_torch(name: str) -> None:
     ).replace("PATH", repr(str(ROOT / "scripts" / f"{name}.py")))
     done = shown_by(["-c", code])
     assert done.returncode == 0
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    # The path in the first line can be of any length.
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[1:])
     assert done.stdout.startswith(f"usage: python {ROOT / 'scripts' / name}.py ")
     shown = "".join(done.stdout.split())
     options, _ = COMMANDS[name]
