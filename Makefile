@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench results schema torture audit tensorboard notebook screenshots lock clean
+.PHONY: help train test lint format bench results schema torture audit tensorboard notebook outputs screenshots lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 
 notebook: $(VENV)/.ready ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/fashion_mnist_cnn_with_dropout.ipynb $(ARGS)
+
+outputs: $(VENV)/.ready ## Run the notebook on Fashion-MNIST and store its outputs in it (seven minutes on two CPU cores)
+	$(BIN)/python -m tools.notebook
 
 screenshots: $(VENV)/.ready ## Take README's pictures of the newest run (needs Chromium and an emoji font; ARGS="--run_folder ..." for another)
 	$(BIN)/python -m tools.screenshots $(ARGS)
