@@ -1,102 +1,34 @@
-"""The commands: `fmnist NAME`, `python -m fmnist_lightning NAME`, and the mains in scripts/."""
+"""The program: `fmnist NAME`, `python -m fmnist_lightning NAME`, and the mains in scripts/.
 
-import re
+It is ready for signals before it imports the rest, which takes 0.1 s, and torch and Lightning, which take seconds.
+"""
+
 import sys
-from argparse import ArgumentParser
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any
 
-from fmnist_lightning import cli
-from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs.options import (
-    CompareOptions,
-    ExportOptions,
-    JoinOptions,
-    PredictOptions,
-    TestOptions,
-    TrainOptions,
-    TuneOptions,
-)
-
-# The first sentence of an options class describes its command in the list.
-COMMANDS: dict[str, tuple[type[Any], str]] = {
-    "train": (TrainOptions, "fmnist_lightning.training.train:train"),
-    "test": (TestOptions, "fmnist_lightning.training.evaluate:evaluate"),
-    "predict": (PredictOptions, "fmnist_lightning.predict.predict:predict"),
-    "join": (JoinOptions, "fmnist_lightning.predict.joining:join"),
-    "compare": (CompareOptions, "fmnist_lightning.report.compare:compare"),
-    "export": (ExportOptions, "fmnist_lightning.models.export:export"),
-    "tune": (TuneOptions, "fmnist_lightning.tune.tune:tune"),
-}
+from fmnist_lightning.errors import SETUP, begin
 
 
-SHELLS = ("bash", "zsh", "tcsh")
+def commands() -> Any:
+    """The module of the commands. Without the packages that it needs, the program ends."""
+    begin()
+    try:
+        return import_module("fmnist_lightning.runs.commands")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: cannot run with {sys.executable}: {error} ({SETUP})")
 
 
-class Program(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        cli.fail(f"cannot run {self.prog}: {message} (see {self.prog} --help)")
-
-
-def build_program(prog: str) -> Program:
-    """The parser of what precedes a command: options such as `--version`. A wrong one is one line."""
-    parser = Program(prog=prog, usage="%(prog)s COMMAND [options]", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=cli.VERSION, help="show the version and exit")
-    parser.add_argument(
-        "--print_completion",
-        metavar="SHELL",
-        choices=SHELLS,
-        help=f"print the script for tab completion in {', '.join(SHELLS)}, and exit; needs the extra completion",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=False)
-    for name, (options, _) in COMMANDS.items():
-        commands.add_parser(name, help=first_sentence(options))
-    return parser
-
-
-def first_sentence(options: type[Any]) -> str:
-    return re.split(r"\.\s", options.__doc__ or "")[0].removesuffix(".")
-
-
-def completion(shell: str) -> str:
-    """The script by which a shell completes commands, options, choices and file names.
-
-    Raises UserError if shtab is not installed.
-    """
-    cli.require(["shtab"], "tab completion", "completion")
-    from shtab import FILE
-
-    parser = cli.Parser(prog=cli.PROGRAM)
-    commands = parser.add_subcommands()
-    for name, (options, _) in COMMANDS.items():
-        command = cli.build_parser(options)
-        files = {one.name for one in fields(options) if one.metadata.get("path") or one.type == list[str]}
-        for action in command._actions:
-            if action.dest in files:
-                action.complete = FILE  # type: ignore[attr-defined]
-        commands.add_subcommand(name, command, help=first_sentence(options))
-    return parser.get_completion_script(f"shtab-{shell}")
-
-
-def run(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run a command with `arguments`, by default those of this process, and return the exit status."""
-    options, function = COMMANDS[name]
-    return cli.main(options, function, arguments, cli.command(name))
+def run(name: str) -> int:
+    """Run a command with the arguments of this process, and return the exit status."""
+    status: int = commands().run(name)
+    return status
 
 
 def main() -> int:
     """Run the command that the first argument names."""
-    name, *arguments = sys.argv[1:] or ["--help"]
-    if name in COMMANDS:
-        return run(name, arguments)
-    shell = build_program(cli.command("").strip()).parse_args([name, *arguments]).print_completion
-    try:
-        print(completion(shell))
-    except UserError as error:
-        cli.report(str(error))
-        return 1
-    return 0
+    status: int = commands().main()
+    return status
 
 
 if __name__ == "__main__":

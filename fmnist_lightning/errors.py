@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *HANGUP)
 # One wish to stop can come twice: make, shells and schedulers pass on a signal that the whole process group received.
+SETUP = "set up first: make train; then: source .venv/bin/activate"
 ECHO_SECONDS = 1.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -178,11 +179,11 @@ def complete_output() -> Iterator[None]:
 
     A reader that left, or a terminal that was closed (EIO), wanted no more; Windows reports EINVAL then.
     """
-    leaving: SystemExit | None = None
+    leaving = None
     try:
         yield
-    except SystemExit as error:
-        leaving = error
+    except SystemExit as exiting:
+        leaving = exiting
     sys.stdout.flush()
     error = output_fault()
     if error and error.errno not in (errno.EPIPE, errno.EIO, errno.EINVAL):
@@ -198,13 +199,20 @@ def printable(text: str) -> str:
     )
 
 
+def full_path(path: str | Path) -> str:
+    """The absolute path, for a message: a relative one hides that the working folder is another than expected."""
+    return printable(os.path.abspath(path))  # noqa: PTH100 (pathlib's keeps `..`)
+
+
 def missing(path: str | Path) -> str:
     """That there is no such path, as an absolute one, and the one that was meant if a similar one exists."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (pathlib's keeps `..`)
-    known = next(parent for parent in (absolute, *absolute.parents) if os.path.exists(parent))  # noqa: PTH110 (never raises)
+    # pathlib's raises PermissionError.
+    known = next(parent for parent in (absolute, *absolute.parents) if os.path.exists(parent))  # noqa: PTH110
     meant = known
     for part in absolute.relative_to(known).parts:
-        names = {one.name.lower(): one.name for one in meant.iterdir()} if os.access(meant, os.R_OK) and meant.is_dir() else {}
+        readable = os.access(meant, os.R_OK | os.X_OK) and meant.is_dir()
+        names = {one.name.lower(): one.name for one in meant.iterdir()} if readable else {}
         close = get_close_matches(part.lower(), names, 1, 0.75)
         if not close:
             return f"there is no {printable(str(absolute))}"

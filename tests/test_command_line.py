@@ -1,6 +1,9 @@
 """The command line: options, their help, wrong options, and messages for what a user can get wrong."""
 
+import ast
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,15 +19,18 @@ from conftest import NOWHERE, Program, own_signals, use_mirrors
 from docstring_parser import parse_from_object
 
 from fmnist_lightning import __main__, __version__, cli
-from fmnist_lightning.__main__ import COMMANDS
 from fmnist_lightning.cli import find_recipe, parse, parse_values, with_flags_completed
 from fmnist_lightning.data.sets.fashion_mnist import FILES
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import SETUP, UserError
+from fmnist_lightning.models.export import export
 from fmnist_lightning.predict.predict import predict
+from fmnist_lightning.runs import commands
+from fmnist_lightning.runs.commands import COMMANDS
 from fmnist_lightning.runs.folders import write_config
 from fmnist_lightning.runs.options import PredictOptions, TrainOptions, TuneOptions, as_yaml, read_recipe
 from fmnist_lightning.training.evaluate import evaluate
 from fmnist_lightning.training.train import train
+from fmnist_lightning.tune.tune import tune
 
 ROOT = Path(__file__).parent.parent
 DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
@@ -32,13 +38,14 @@ DRAWN = ("--dataset", "drawn", "--accelerator", "cpu")
 
 def shown_by(program: list[object], *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
     """What a program prints in another process."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
     words = [sys.executable, *map(str, program), *arguments]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_scripts_are_the_commands() -> None:
-    scripts = {path.stem: path.read_text().splitlines() for path in (ROOT / "scripts").glob("*.py")}
+    scripts = {path.stem: path.read_text().splitlines() for path in (ROOT / "scripts").glob("[!_]*.py")}
     assert set(scripts) == set(COMMANDS)
     assert max(map(len, scripts.values())) <= 9
 
@@ -46,11 +53,12 @@ def test_scripts_are_the_commands() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_option_without_torch(name: str) -> None:
     code = (
-        "import runpy, sys; sys.argv = [PATH, '--help']\n"
+        "import runpy, sys; sys.argv = [PATH, '--help']; sys.path.insert(0, FOLDER)\n"
         "try: runpy.run_path(PATH, run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
         "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     ).replace("PATH", repr(str(ROOT / "scripts" / f"{name}.py")))
+    code = code.replace("FOLDER", repr(str(ROOT / "scripts")))
     done = shown_by(["-c", code])
     assert done.returncode == 0
     # The path in the first line can be of any length.
@@ -115,7 +123,63 @@ def test_unknown_command_is_one_line(argument: str) -> None:
 def test_command_is_one_of_this_installation(monkeypatch: pytest.MonkeyPatch, started: Any, typed: str) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", [str(started)])
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert cli.command("test") == typed
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A virtual environment `.venv` in the working folder, whose Python runs, beside another Python on the PATH."""
+    real = Path(sys.executable).resolve()
+    for folder in (tmp_path / ".venv" / "bin", tmp_path / "usr"):
+        folder.mkdir(parents=True)
+        (folder / "python").symlink_to(real)
+    (tmp_path / ".venv" / "bin" / "tensorboard").touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / ".venv" / "bin"))
+    monkeypatch.setattr("sys.argv", ["/nowhere/train.py"])
+    monkeypatch.setenv("PATH", str(tmp_path / "usr"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_command_names_a_python_that_has_the_packages(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make activates no environment, so `python` is another one there, though both link to the same file."""
+    assert cli.command("test") == ".venv/bin/python -m fmnist_lightning test"
+    assert cli.program("tensorboard", "tensorboard.main") == ".venv/bin/tensorboard"
+    monkeypatch.setenv("PATH", f"{environment / '.venv' / 'bin'}:{environment / 'usr'}")  # as activated
+    assert cli.command("test") == "python -m fmnist_lightning test"
+    assert cli.program("tensorboard", "tensorboard.main") == "tensorboard"
+    (environment / ".venv" / "bin" / "tensorboard").unlink()
+    assert cli.program("tensorboard", "tensorboard.main") == "python -m tensorboard.main"
+
+
+def test_command_runs_from_any_folder(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, typed in ((environment / ".venv" / "bin", "./python"), (environment / "a b", "../.venv/bin/python")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        assert cli.python() == typed
+        assert Path(typed).samefile(sys.executable)
+
+
+@pytest.mark.parametrize("arguments", [["scripts/train.py"], ["-m", "fmnist_lightning"]])
+def test_missing_packages_are_one_line_that_sets_up(arguments: list[str]) -> None:
+    """-S hides the installed packages, as in a Python without them."""
+    words = [sys.executable, "-S", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, SETUP in line, "No module named" in line) == (1, True, True)
+
+
+def test_setup_of_an_old_python_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.version_info", (3, 8, 18))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with pytest.raises(SystemExit, match=rf"3\.11 or newer: found 3\.8 \({SETUP}\)"):
+        runpy.run_path(str(ROOT / "scripts" / "_setup.py"))
+    # Python 2.7's grammar has neither annotations nor f-strings.
+    tree = ast.parse((ROOT / "scripts" / "_setup.py").read_text())
+    assert not [one for one in ast.walk(tree) if isinstance(one, ast.JoinedStr | ast.AnnAssign | ast.FunctionDef)]
 
 
 def test_command_on_the_path_needs_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,7 +219,7 @@ def test_bash_completes(completion: Path, tmp_path: Path, typed: str, completed:
 def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The script for bash."""
     path = tmp_path_factory.mktemp("completion") / "fmnist.bash"
-    path.write_text(__main__.completion("bash"))
+    path.write_text(commands.completion("bash"))
     return path
 
 
@@ -171,7 +235,32 @@ def help_of(options: type[Any], name: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--learning_rate", "1"], "--learning_rate"),
+        (["--learning_rate", "1"], "did you mean --lr?"),
+        (["--bs", "1"], "did you mean --batch_size?"),
+        (["--gpus", "1"], "did you mean --devices?"),
+        (["--output_dir", "x"], "did you mean --log_dir?"),
+        (["--conf", "x"], "did you mean --config?"),
+        (["--workers", "4"], "workers: the images lie in memory"),
+        (["--max-epochs", "3"], "did you mean --max_epochs?"),
+        (["--MAX_EPOCHS=3"], "did you mean --max_epochs?"),
+        (["-lr", "3"], "no option -lr; did you mean --lr?"),
+        (["--no-test"], "did you mean --test false?"),
+        (["--optimizer", "adm"], "adam, muon, sgd or adamw; did you mean adam?"),
+        (["--precision", "16"], "did you mean 16-mixed?"),
+        (["--accelerator", "CPU"], "did you mean cpu?"),
+        (["--max_epochs="], "--max_epochs is empty"),
+        (["--batch_size", "[1]"], "--batch_size is [1]; expected a positive integer"),
+        (["--devices", "abc"], "--devices is abc; expected a number"),
+        (["--devices", ""], "--devices is empty; expected a number"),
+        (["--devices", "0"], "--devices is 0"),
+        (["--devices", "-3"], "--devices is -3"),
+        (["--classes", "a,b"], '--classes is a,b; expected a list such as "[a, b]"'),
+        (["--resume"], "--resume needs a value: Run folder to resume"),
+        (["--lr", "--seed", "1"], "--lr needs a value: a number above 0"),
+        (["--dropout", "0.3", "0.2", "0.1"], 'did you mean --dropout "[0.3, 0.2, 0.1]"?'),
+        (["max_epochs=3"], "did you mean --max_epochs 3?"),
+        (["fast"], "did you mean --config fast?"),
+        (["drawn"], "did you mean --dataset drawn?"),
         (["--batch_size", "0"], "batch_size"),
         (["--batch_size", "many"], "batch_size"),
         (["--max_epoch", "3"], "did you mean --max_epochs?"),
@@ -189,13 +278,13 @@ def help_of(options: type[Any], name: str) -> str:
         (["--precision", "8"], "32-true"),
         (["--schedule", "linear"], "one_cycle"),
         (["--dropout", "[0.25, 0.25, 1.0]"], "dropout"),
-        (["--dropout", "0.25"], "dropout"),
+        (["--dropout", "1.5"], "dropout"),
         (["--mixup", "0.001"], "mixup"),
         (["--mixup", "nan"], "mixup"),
         (["--limit_train_batches", "0"], "a positive integer or a fraction"),
         (["--limit_train_batches", "1.5"], "a positive integer or a fraction"),
-        (["--class_weights", "even"], "even; expected balanced or a list, each a number from 0"),
-        (["--class_weights", "[-1, 2]"], "[-1, 2]; expected balanced or a list, each a number from 0"),
+        (["--class_weights", "even"], "even; expected balanced or a list"),
+        (["--class_weights", "[-1, 2]"], "[-1, 2]; expected balanced or a list"),
         (["--channels", "2"], "2; expected 1 or 3"),
         (["--logger", "csv,files"], "csv,files; expected tensorboard, csv, wandb, mlflow"),
         (["--lr"], "--lr"),
@@ -209,7 +298,22 @@ def test_wrong_option_is_one_line_and_exits_with_2(program: Program, arguments: 
     [line] = output.splitlines()
     assert word in line
     assert line.startswith("error: cannot ")
-    assert "--help)" in line or "UTF-8" in line
+    assert "--help)" in line or "UTF-8" in line or "nowhere.yaml" in line
+    assert not any(inner in line for inner in ("typing", "restriction", "Parser key", "Fabric"))
+
+
+@pytest.mark.parametrize(
+    ("function", "word", "meant"),
+    [
+        (evaluate, "logs/version_0", "--run logs/version_0"),
+        (export, "onnx", "--format onnx"),
+        (tune, "compact", "--recipe compact"),
+    ],
+)
+def test_word_without_an_option_is_explained(program: Program, function: Any, word: str, meant: str) -> None:
+    status, output = program(function, word)
+    assert (status, len(output.splitlines())) == (2, 1)
+    assert f"did you mean {meant}?" in output
 
 
 def test_missing_words_are_named(program: Program) -> None:
@@ -224,10 +328,22 @@ def test_missing_words_are_named(program: Program) -> None:
     [
         (b"learning_rate: 1", "no option learning_rate"),
         (b"lr: -1", "lr is -1; expected a number above 0"),
-        (b"# f\xfcr\nlr: 1", "utf-8"),
+        (b"# f\xfcr\nlr: 1", "UTF-8"),
         (b"lr: &x [*x]", ""),
-        (b"lr: [", ""),
-        (b"- 1", ""),
+        (b"lr: [", "line 1, column 6"),
+        (b"lr: 1\n  seed: 1", "line 2, column 7"),
+        (b"- 1", "`name: value`"),
+        (b"", "empty"),
+        (b"# lr: 1", "only comments"),
+        (b"lr: 1\nseed: 2\nlr: 1", "lr twice, in lines 1 and 3"),
+        (b'{"lr": 1, "lr": 1}', "lr twice, in line 1"),
+        (b"lr:\nseed: 1", "lr has no value; expected a number above 0"),
+        (b"max-epochs: 1", "did you mean max_epochs?"),
+        (b"LR: 1", "did you mean lr?"),
+        (b"config: fast", "no option config"),
+        (b"1: 2", "`name: value`"),
+        (b"\0", "no text"),
+        (b"[" * 5000, "nested"),
     ],
 )
 def test_wrong_recipe_exits_with_2(program: Program, tmp_path: Path, content: bytes, word: str) -> None:
@@ -237,6 +353,24 @@ def test_wrong_recipe_exits_with_2(program: Program, tmp_path: Path, content: by
     [line] = output.splitlines()
     assert word in line
     assert "recipe.yaml" in line
+
+
+def test_merged_values_are_no_repetition(tmp_path: Path) -> None:
+    """The negative control of names that are given twice."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("<<: {lr: 0.5, seed: 1}\nlr: 0.25\nlog_dir: 2026-12-01\n")
+    options = parse(TrainOptions, ["--config", str(recipe)])
+    assert (options.lr, options.seed, options.log_dir) == (0.25, 1, "2026-12-01")
+    assert options == read_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("typed", "rates"), [("0.25", (0.25,) * 3), ("0", (0.0,) * 3), ("[0, 0.5, 0]", (0.0, 0.5, 0.0))]
+)
+def test_one_dropout_rate_is_that_of_all_places(typed: str, rates: tuple[float, ...]) -> None:
+    assert parse(TrainOptions, ["--dropout", typed]).dropout == rates
+    assert parse_values(TrainOptions, {"dropout": json.loads(typed)}, "x").dropout == rates
+    assert TrainOptions(dropout=json.loads(typed)).dropout in (rates, list(rates))
 
 
 def test_recipe_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +388,7 @@ def test_unknown_recipe_is_one_line_with_the_list(program: Program) -> None:
     status, output = program(train, "--config", "fats")
     assert status == 2
     [line] = output.splitlines()
+    assert "did you mean fast?" in line
     assert all(path.stem in line for path in (ROOT / "recipes").glob("*.yaml"))
 
 
@@ -346,9 +481,7 @@ def test_broken_file_without_a_network_is_named(
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
         ),
         (["--model", "resnet"], "resnet"),
-        (["--devices", "0"], "--devices 0"),
-        (["--devices", "-3"], "--devices -3"),
-        (["--devices", "zero"], "--devices zero"),
+        (["--devices", "0,1"], "--devices 0,1"),
         (["--devices", "1000"], "--devices 1000"),
         (["--val_fraction", "0.001"], "0.001"),  # no validation image
     ],

@@ -12,11 +12,13 @@ from fmnist_lightning.predict import shards
 from fmnist_lightning.predict.inputs import STDIN, expand_all, read_remaining
 from fmnist_lightning.predict.rows import PART_FORMATS, RowFormat, classified, prepare_classifier
 from fmnist_lightning.predict.shards import Shard
-from fmnist_lightning.runs.files import fsync_folder, locked
+from fmnist_lightning.runs.files import fsync_folder, locked, make_folder, writing
+from fmnist_lightning.runs.folders import explain_write_errors
 from fmnist_lightning.runs.options import PredictOptions
 from fmnist_lightning.training.devices import cluster_environment, launch
 
 RESUME = "the same command resumes"
+AGAIN = "the same command again"
 RESTARTS = 2  # of all processes, if one is killed
 
 
@@ -39,7 +41,7 @@ def predict_into(options: PredictOptions, folder: Path) -> None:
         shard = Shard(environment.global_rank() + 1, environment.world_size())
     else:
         shard = shards.parse_shard(options.shard) if options.shard else Shard(1, 1)
-    with advising(RESUME):
+    with explain_write_errors(folder, AGAIN), advising(RESUME):
         write_shard(options, folder, shard, environment)
     if environment is None:  # else the launching process or the join command reports: a fault must not end the others
         report(folder, shard)
@@ -65,7 +67,7 @@ def write_shard(
     if environment and gpus > 1 and device in ("auto", "gpu", "cuda"):
         device = f"cuda:{environment.local_rank() % gpus}"  # each rank has its own
     classify = prepare_classifier(options, device)
-    folder.mkdir(parents=True, exist_ok=True)  # first, so that a pattern that matches its parent always does
+    make_folder(folder)  # first, so that a pattern that matches its parent always does
     names = expand_all(options.images, options.output)
     files = shards.listing(names)
     kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
@@ -87,8 +89,9 @@ def write_shard(
                 shards.write_rows(file, "".join(map(rows_format.line, rows)))
         if shards.listing(expand_all(options.images, options.output)) != files:
             raise UserError(f"the files have changed since {folder} was started (start anew in another folder)")
-        partial.replace(part)
-        fsync_folder(folder)
+        with writing(part):
+            partial.replace(part)
+            fsync_folder(folder)
 
 
 def report(folder: Path, shard: Shard | None = None) -> None:

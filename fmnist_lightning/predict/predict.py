@@ -1,7 +1,5 @@
 """The predict command: classify a user's pictures and print a row for each."""
 
-import io
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fmnist_lightning.data.pictures import SUFFIXES
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, output_fault
 from fmnist_lightning.predict.inputs import IDX_NAME, Fault, Result, expand_all, read_all, real
 from fmnist_lightning.predict.rows import RowFormat, classified, fault_message, prepare_classifier
 from fmnist_lightning.runs.files import atomic_write
@@ -39,23 +37,19 @@ def predict(options: PredictOptions) -> None:
     if options.save_inputs is not None:
         results = saving(results, Path(options.save_inputs))
     rows_format = RowFormat(options.format, options.top_k, classify.info)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that the encoding lacks
     faults = total = 0
-    try:
-        print(rows_format.header(), end="", flush=True)
-        with progress_bar(results, names) as bar:
-            for rows in classified(bar, classify, options.top_k):
-                lines = [rows_format.line(row) for row in rows if "error" not in row]
-                print("".join(lines), end="", flush=True)
-                for row in rows:
-                    if "error" in row:
-                        tqdm.write(fault_message(row), file=sys.stderr)  # above the progress bar
-                faults += len(rows) - len(lines)
-                total += len(rows)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
-        return
+    print(rows_format.header(), end="", flush=True)
+    with progress_bar(results, names) as bar:
+        for rows in classified(bar, classify, options.top_k):
+            lines = [rows_format.line(row) for row in rows if "error" not in row]
+            print("".join(lines), end="", flush=True)
+            if output_fault() and options.save_inputs is None:
+                return  # nobody reads the rest, as after `head`
+            for row in rows:
+                if "error" in row:
+                    tqdm.write(fault_message(row), file=sys.stderr)  # above the progress bar
+            faults += len(rows) - len(lines)
+            total += len(rows)
     if faults:
         raise UserError(f"cannot read {faults:,} of {total:,} pictures")
 

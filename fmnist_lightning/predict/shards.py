@@ -15,13 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from filelock import FileLock
-
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.inputs import Fault
 from fmnist_lightning.predict.rows import PART_FORMATS, fault_message
-from fmnist_lightning.runs.files import write_text
+from fmnist_lightning.runs.files import locked, write_text, writing
 
 PLAN = "plan.json"
 NEEDED = {"files": int, "format": str, "list": str, "shards": int}  # to find and join the parts
@@ -74,7 +72,7 @@ def written(name: str | Fault) -> str:
 def agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Write the plan once. Raises UserError if the folder has another or other files."""
     path = folder / PLAN
-    with FileLock(folder / f".{PLAN}.lock"):
+    with locked(folder / f".{PLAN}.lock", f"another process writes {path}: waiting until it ends", wait=True):
         if not path.exists():
             if any(folder.glob("[!.]*")):
                 raise UserError(f"cannot write to {folder}: it holds other files (name a new folder)")
@@ -107,7 +105,8 @@ def parts_of(folder: Path, plan: dict[str, Any]) -> list[Path]:
 
 def open_part(partial: Path, kind: str, header: str) -> BinaryIO:
     """Open a part without the row that a kill left half written; it begins with the header."""
-    file = partial.open("ab")
+    with writing(partial):
+        file = partial.open("ab")
     end = sum(map(len, raw_records(partial, kind)))
     file.truncate(end)
     if not end:
@@ -117,9 +116,10 @@ def open_part(partial: Path, kind: str, header: str) -> BinaryIO:
 
 def write_rows(file: BinaryIO, text: str) -> None:
     """Append rows and flush them to the disk."""
-    file.write(text.encode("utf-8", "backslashreplace"))
-    file.flush()
-    os.fsync(file.fileno())
+    with writing(file.name):
+        file.write(text.encode("utf-8", "backslashreplace"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def raw_records(path: Path, kind: str) -> Iterator[bytes]:

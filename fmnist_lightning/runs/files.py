@@ -1,17 +1,17 @@
-"""Atomic file writes (temporary file, fsync, rename), lock files, and YAML files."""
+"""Atomic file writes (temporary file, fsync, rename), and lock files."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import IO
 
-import yaml
 from filelock import FileLock, Timeout
 
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, WriteError
 
 STAGED = ".staged"  # suffix of temporary files
 
@@ -35,41 +35,57 @@ def fsync_and_rename(staged: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise WriteError that names `path` if the system refuses what the block does with it."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+@contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that becomes `path` if the block succeeds, and is removed if it fails.
 
-    Raises OSError if the folder can't be written.
+    Raises WriteError if it can't be written. Its folder is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=STAGED, delete=False)  # noqa: SIM115
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        make_folder(path.parent)
+        staged = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=STAGED, delete=False)  # noqa: SIM115
     try:
-        with staged:
-            yield staged
-        # NamedTemporaryFile lets only its owner read the file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(staged.name).chmod(0o666 & ~umask)
-        fsync_and_rename(Path(staged.name), path)
+        try:
+            with staged:
+                yield staged
+        except OSError as error:
+            if error.filename in (None, staged.name):  # else it is of a file that the block reads
+                raise WriteError(path, error) from error
+            raise
+        with writing(path):
+            # NamedTemporaryFile lets only its owner read the file.
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(staged.name).chmod(0o666 & ~umask)
+            fsync_and_rename(Path(staged.name), path)
     finally:
-        Path(staged.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that ended the block says more
+            Path(staged.name).unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder and those above it. Raises WriteError if a file is in its place, or it can't be made."""
+    with writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
-
-
-def read_yaml(path: Path, hint: str) -> dict[str, Any]:
-    """The names and values in a YAML file; no code in it can run. Raises UserError with `hint` if it holds none."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # PyYAML raises ValueError for a date such as 2020-13-01, and RecursionError for a list that contains itself.
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error} ({hint})") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"cannot use {path}: it holds no `name: value` lines ({hint})")
-    return content
 
 
 def remove_staged(folder: Path, pattern: str = "*") -> None:
@@ -83,7 +99,7 @@ def locked(path: Path, message: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`. The operating system releases it if the process dies.
 
     If another process holds it, raises UserError with `message`, or with `wait` prints `message` and waits. Raises
-    OSError if the file can't be written.
+    WriteError if the file can't be written.
     """
     lock = FileLock(path)
     try:
@@ -93,6 +109,8 @@ def locked(path: Path, message: str, *, wait: bool = False) -> Iterator[None]:
             raise UserError(message) from error
         print(message, file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError as error:
+        raise WriteError(path, error) from error
     try:
         yield
     finally:

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from fmnist_lightning.cli import command
-from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs.files import locked, read_yaml, write_text
+from fmnist_lightning.cli import command, read_yaml
+from fmnist_lightning.errors import UserError, WriteError
+from fmnist_lightning.runs.files import locked, write_text, writing
 
 CONFIG = "config.yaml"
 OWN = "own"  # in CONFIG: which own objects were given
@@ -43,7 +43,7 @@ def numbered_runs(log_dir: Path) -> dict[int, Path]:
 def new_run(log_dir: Path) -> Path:
     """Make the next run folder. Runs that start at the same time get different numbers.
 
-    Raises UserError if `log_dir` can't be made.
+    Raises UserError if it or `log_dir` can't be made.
     """
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def new_run(log_dir: Path) -> Path:
     number = max(numbered_runs(log_dir), default=-1) + 1
     while True:
         run = log_dir / f"version_{number}"
-        with contextlib.suppress(FileExistsError):
+        with writing(run), contextlib.suppress(FileExistsError):
             run.mkdir()
             return run
         number += 1
@@ -168,15 +168,18 @@ def lock_test(run: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def explain_write_errors(run: Path, command: str) -> Iterator[None]:
-    """Turn an OSError of a write into a UserError whose hint ends with `command`."""
+    """Raise WriteError whose hint ends with `command` for one without, and for an OSError of a library's write."""
     try:
         yield
+    except WriteError as error:
+        raise explained(error.path, error.error, run, command) from error
     except OSError as error:
         if error.errno not in WRITE_ERRORS:
             raise
-        reason = f"{error.strerror or error}; all that was saved before is intact"
-        if not run.is_dir():
-            reason = f"{run} was deleted or moved during the run"
-        raise UserError(
-            f"cannot write {error.filename or run}: {reason} (make room or the folder writable, then run: {command})"
-        ) from error
+        raise explained(error.filename or run, error, run, command) from error
+
+
+def explained(path: str | Path, error: OSError, run: Path, command: str) -> WriteError:
+    if not run.is_dir():
+        return WriteError(path, error, f"{command}, or begin anew", f"{run} was deleted or moved during the run")
+    return WriteError(path, error, command, f"{error.strerror or error}; all that was saved before is intact")

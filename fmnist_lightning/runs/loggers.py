@@ -4,13 +4,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 from fmnist_lightning.cli import require
 from fmnist_lightning.errors import UserError
@@ -37,12 +39,12 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
     """
     loggers: list[Logger] = []
     names = options.logger.split(",")
-    with restored_environment(CACHE, TRACKING), ExitStack() as stack:
+    with restored_environment(CACHE, TRACKING), quiet_writer(), ExitStack() as stack:
         if "tensorboard" in names:
             # torch can't trace a compiled model.
             graph = not steps and not options.compile
             loggers.append(
-                TensorBoardLogger(
+                OwnTensorBoardLogger(
                     run.parent, name="", version=run.name, log_graph=graph, default_hp_metric=False, purge_step=steps
                 )
             )
@@ -52,6 +54,22 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
         if "mlflow" in names and rank_zero:
             loggers.append(mlflow_logger(run))
         yield loggers
+
+
+@contextmanager
+def quiet_writer() -> Iterator[None]:
+    """Print no traceback of TensorBoard's thread: it raises its error again in the next call of its writer."""
+    before = threading.excepthook
+
+    def show(error: threading.ExceptHookArgs) -> None:
+        if not isinstance(error.thread, _AsyncWriterThread):
+            before(error)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager
@@ -102,6 +120,14 @@ def mlflow_logger(run: Path) -> MLFlowLogger:
     except mlflow.MlflowException as error:
         raise UserError(f"cannot log to MLflow at {uri}: {error} (check {TRACKING})") from error
     return logger
+
+
+class OwnTensorBoardLogger(TensorBoardLogger):
+    """Lightning's TensorBoardLogger, without the epoch that Lightning logs with each metric: its first chart."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class OwnMLFlowLogger(MLFlowLogger):

@@ -1,7 +1,7 @@
 """Resume a run so that it ends bit for bit like an undisturbed one: opening it, its checkpoints, its stops."""
 
 import contextlib
-import errno
+import io
 import math
 import os
 import signal
@@ -20,9 +20,9 @@ from fmnist_lightning.cli import command, is_rank_zero
 from fmnist_lightning.data.batches import mixed_seed
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.data.source import DataInfo, difference
-from fmnist_lightning.errors import SIGNALS, Interrupted, UserError
+from fmnist_lightning.errors import SIGNALS, Interrupted, Signals, UserError
 from fmnist_lightning.runs.checkpoints import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
-from fmnist_lightning.runs.files import atomic_write, remove_staged
+from fmnist_lightning.runs.files import atomic_write, remove_staged, writing
 from fmnist_lightning.runs.folders import (
     CHECKPOINTS,
     CONFIG,
@@ -134,22 +134,19 @@ def check_checkpoint(run: Path, checkpoint: Path, module: Classifier, options: T
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint completely or not at all. Raises OSError if it can't.
+    """Writes each checkpoint completely or not at all. Raises WriteError if it can't.
 
     Lightning writes into the system's temporary folder and moves the file. Across file systems, a kill then leaves half
     of the new checkpoint in place of the old one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        Path(path).parent.stat()  # `atomic_write` would make the folder of a run that was deleted
-        try:
-            with atomic_write(Path(path)) as file:
-                torch.save({**checkpoint, "format": FORMAT}, file)
-        except RuntimeError as error:
-            # torch's writer raises some of the system's errors as its own.
-            if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
-                raise
-            raise OSError(errno.EIO, str(error).partition("\n")[0], str(path)) from error
+        content = io.BytesIO()  # in a file, torch's writer would hide the system's error in a RuntimeError of its own
+        torch.save({**checkpoint, "format": FORMAT}, content)
+        with writing(path):
+            Path(path).parent.stat()  # `atomic_write` would make the folder of a run that was deleted
+        with atomic_write(Path(path)) as file:
+            file.write(content.getbuffer())
 
 
 def stops_within_epoch(trainer: L.Trainer) -> bool:
@@ -287,12 +284,15 @@ class OwnSignals(Callback):
     on_sanity_check_start = on_test_start = restore  # type: ignore[assignment]
 
 
+DUE, NOT_DUE = 0, -1  # less than the number of any signal
+
+
 class SaveInEpochs(OwnSignals):
     """Saves `last.ckpt` in the middle of an epoch: every so many minutes, at --max_steps, and at Ctrl-C or SIGTERM.
 
     It saves only after a batch that ends an optimizer step, since a checkpoint holds no accumulated gradients. After a
     signal, all ranks save after the same step, or stop after validation, whichever received it, and raise Interrupted.
-    Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM. A second signal ends the program at once,
+    Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM. A later signal ends the program at once,
     except SIGTERM to one of several ranks: if the system signals all of them, torch's agent passes its own on.
 
     `ModelCheckpoint(train_time_interval=...)` also saves after an epoch's last step. A run that is killed then resumes
@@ -307,16 +307,14 @@ class SaveInEpochs(OwnSignals):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not earlier: Lightning sets its own handlers after on_fit_start.
-        for number in SIGNALS:
-            signal.signal(number, self.receive)
+        Signals.received = None
+        Signals.answer(self.receive)
         self.saved = time.monotonic()
         # On the CPU, so that no rank waits for its GPU.
         self.group: Any = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
 
-    def receive(self, signum: int, frame: Any) -> None:
+    def receive(self, signum: int) -> None:
         self.received = signum
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
         if cluster_environment():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if is_rank_zero():
@@ -337,10 +335,11 @@ class SaveInEpochs(OwnSignals):
         if trainer.is_last_batch or batches % trainer.accumulate_grad_batches:
             return
         due = time.monotonic() - self.saved >= self.seconds or stops_within_epoch(trainer)
-        if reason := self.largest(self.received or int(due)):  # 1 is less than any of the signals
+        reason = self.largest(self.received or (DUE if due else NOT_DUE))
+        if reason != NOT_DUE:
             trainer.save_checkpoint(self.last, weights_only=False)
             self.saved = time.monotonic()
-            if reason in SIGNALS:
+            if reason != DUE:
                 raise Interrupted(reason)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -28,7 +28,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from fmnist_lightning.errors import Interrupted, UserError
+from fmnist_lightning.errors import Interrupted, UserError, WriteError
+from fmnist_lightning.runs.files import make_folder
 from fmnist_lightning.runs.folders import LOCK
 from fmnist_lightning.runs.options import TrainOptions, TuneOptions, as_yaml
 from fmnist_lightning.training.train import train
@@ -88,7 +89,7 @@ class Search:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(plan.folder)
         self.lock = FileLock(plan.folder / LOCK)  # held while a process makes the study or writes files
         with self.lock:
             self.study = open_study(plan)
@@ -138,7 +139,7 @@ class Search:
             self.study.enqueue_trial(parameters)
             raise
         except (UserError, torch.OutOfMemoryError) as error:
-            if isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
+            if isinstance(error, WriteError) or isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
                 raise
             trial.set_user_attr(ERROR, str(error))
             # The sampler avoids what was pruned; it would ignore a failed trial.

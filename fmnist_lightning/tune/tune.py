@@ -7,6 +7,7 @@ from fmnist_lightning.cli import command, find_recipe
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.report.console import filter_library_output
+from fmnist_lightning.runs.folders import explain_write_errors
 from fmnist_lightning.runs.options import (
     DeviceOptions,
     TrainOptions,
@@ -42,7 +43,7 @@ def tune(options: TuneOptions) -> None:
     plan = Plan(options, recipe, info, held - {"resume", "fast_dev_run"}, space, url, again)
     print(again)
     try:
-        with explaining_database(plan):
+        with explain_write_errors(plan.folder, again), explaining_database(plan):
             Search(plan).run()
     except Interrupted as interruption:
         raise Interrupted(interruption.signum, f"to resume: {again}") from None
