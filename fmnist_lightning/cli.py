@@ -135,7 +135,7 @@ YAML_LINES = "lines `name: value`, not indented, with a space after the colon"
 class Loader(yaml.SafeLoader):
     """YAML in which no name is given twice, and dates are text. No code in it can run."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -524,7 +524,7 @@ def report(message: str) -> None:
         print(f"error: {message}", file=sys.stderr)
 
 
-def build_parser(options: type[Any], prog: str | None = None) -> ArgumentParser:
+def build_parser(options: type[Any], prog: str | None = None) -> Parser:
     """A parser of the fields of a dataclass, flat, with `--config`.
 
     The dataclasses that it inherits from, the last first, are groups of `--help` with their docstrings as titles. The

@@ -2,7 +2,7 @@
 
 import sys
 
-from fmnist_lightning.__main__ import run
+from _setup import run
 
 if __name__ == "__main__":
     sys.exit(run("tune"))

@@ -16,12 +16,14 @@ from fmnist_lightning.cli import (
     Accelerator,
     BatchLimit,
     Dataset,
+    Devices,
     Fraction,
     Loggers,
     MixupAlpha,
     NonNegativeFinite,
     PositiveFinite,
     Precision,
+    Rates,
     Seed,
     Shift,
     Strategy,
@@ -31,9 +33,9 @@ from fmnist_lightning.cli import (
     parse,
     parse_values,
     path_option,
+    read_yaml,
 )
 from fmnist_lightning.errors import UserError
-from fmnist_lightning.runs.files import read_yaml
 from fmnist_lightning.runs.folders import CONFIG, find_resumed, own_objects, read_config, resume_command
 
 
@@ -43,7 +45,7 @@ class DeviceOptions:
 
     accelerator: Accelerator = "auto"
     """Where to compute."""
-    devices: int | str = 1
+    devices: Devices = 1
     """Number of devices of this machine, or which ones, in Lightning's notation. Each gets a process."""
     num_nodes: PositiveInt = 1
     """Number of machines that train together. docs/scale.md says how to start them."""
@@ -63,9 +65,10 @@ class ModuleOptions:
     timm, such as timm:resnet18; it needs the extra timm."""
     pretrained: bool = False
     """Start a timm model from its pretrained weights, which are downloaded."""
-    dropout: tuple[Fraction, Fraction, Fraction] | None = None
-    """Dropout rates after the first pooling, the second pooling and the dense layer. Residual models: after each of
-    the last three stages. Default: the model's own, which is 0.25, 0.25, 0.5 for all but notebook (0.5, 0.5, 0)."""
+    dropout: Rates | None = None
+    """Dropout rates after the first pooling, the second pooling and the dense layer, or one for all. Residual models:
+    after each of the last three stages. Default: the model's own, which is 0.25, 0.25, 0.5 for all but notebook (0.5,
+    0.5, 0)."""
     optimizer: Literal["adam", "muon", "sgd", "adamw"] = "adam"
     """adam is Keras's Adam; muon, Muon for the weights of hidden layers and Keras's Adam for the rest; sgd, with
     Nesterov momentum of 0.9, needs a higher --lr; adamw, torch's."""
@@ -81,6 +84,10 @@ class ModuleOptions:
     class_weights: Literal["balanced"] | tuple[NonNegativeFinite, ...] | None = None
     """Weights of the classes in the training loss: a list by label, or balanced, the inverse of each class's frequency
     in the training images. The logged loss has none."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dropout, int | float):
+            object.__setattr__(self, "dropout", (float(self.dropout),) * 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +255,7 @@ class TestOptions:
     """Images per step. Default: the run's. The metrics don't depend on it."""
     accelerator: Accelerator = "auto"
     """Where to compute."""
-    devices: int | str = 1
+    devices: Devices = 1
     """Number of devices of this machine, or which ones, in Lightning's notation. The metrics don't depend on it."""
     num_nodes: PositiveInt = 1
     """Number of machines that test together. docs/scale.md says how to start them."""
@@ -380,14 +387,14 @@ class TuneOptions:
     sampler_seed: Seed = 0
     """Seed of the sampler, combined with the number of the trial."""
     dataset: Dataset | None = None
-    """fashion_mnist, drawn or auto. Default: the recipe's."""
+    """The data set, as in a training. Default: the recipe's."""
     data_dir: str | None = path_option(None)
     """Folder of the data. Default: the recipe's."""
     val_fraction: Fraction | None = None
     """Fraction of the training set that is held out for validation. Default: the recipe's."""
     accelerator: Accelerator | None = None
     """Where to compute. Default: the recipe's."""
-    devices: int | str | None = None
+    devices: Devices | None = None
     """Which device, in Lightning's notation. Default: the recipe's."""
     precision: Precision | None = None
     """Precision. Default: the recipe's."""
@@ -436,12 +443,13 @@ def read_options(run: Path) -> TrainOptions:
 def check_same_run(run: Path, options: TrainOptions) -> None:
     """Raise UserError if `options` would make a resumed run a different one."""
     before = read_options(run)
-    # These schedules depend on the length of the training.
-    fixed = options.FIXED if options.schedule == "constant" else (*options.FIXED, "max_epochs", "max_steps")
-    if changed := [name for name in fixed if getattr(options, name) != getattr(before, name)]:
+    length = () if options.schedule == "constant" else ("max_epochs", "max_steps")
+    if changed := [name for name in (*options.FIXED, *length) if getattr(options, name) != getattr(before, name)]:
         found = ", ".join(f"{name} {getattr(options, name)} instead of {getattr(before, name)}" for name in changed)
+        reason = f"the schedule {options.schedule} depends on the length" if {*changed} <= {*length} else "it trains so"
         raise UserError(
-            f"cannot resume {run} with {found}: give its own options, {resume_command(run, own_objects(run))}"
+            f"cannot resume {run} with {found}: {reason} (give its own options: "
+            f"{resume_command(run, own_objects(run))})"
         )
 
 
@@ -452,7 +460,7 @@ def as_yaml(options: TrainOptions) -> dict[str, Any]:
 
 def recipe_values(recipe: str | Path) -> dict[str, Any]:
     """The options that a recipe, a file or a name, holds. Raises UserError if it is no file of options."""
-    return read_yaml(find_recipe(recipe), "name a recipe such as those in recipes/")
+    return read_yaml(find_recipe(recipe))
 
 
 def read_recipe(recipe: str | Path) -> TrainOptions:

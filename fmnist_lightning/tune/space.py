@@ -15,11 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 from sqlalchemy import URL
 
-from fmnist_lightning.cli import parse_values
+from fmnist_lightning.cli import parse_values, read_yaml
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.nets import MODELS
-from fmnist_lightning.runs.files import read_yaml
 from fmnist_lightning.runs.options import AugmentationOptions, ModuleOptions, TrainOptions, TuneOptions, as_yaml, names
 
 DROPOUT_PLACES = tuple(f"dropout.{place}" for place in range(3))
