@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from fmnist_lightning.data.pictures import PictureError, Pixels, explain, read_crop, silence_pillow
 from fmnist_lightning.data.source import DataError
+from fmnist_lightning.errors import WriteError
 from fmnist_lightning.runs.files import atomic_write, remove_staged
 
 FORMAT = 1  # of the cache; one of another format is made again
@@ -67,8 +68,8 @@ def load_decoded(folder: Path, names: Sequence[str], image_shape: ImageShape, ca
         if not settled:
             raise OSError("the clock is behind the times of the files")
         write_cache(cache, key, decoded)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, WriteError, SafetensorError) as error:
+        reason = error.reason if isinstance(error, WriteError) else getattr(error, "strerror", None) or error
         print(
             f"cannot cache the decoded pictures in {cache.parent}: {reason}; each command decodes them again",
             file=sys.stderr,
@@ -144,7 +145,7 @@ def read(path: Path, image_shape: ImageShape) -> Pixels | str:
 
 
 def write_cache(path: Path, key: str, decoded: Decoded) -> None:
-    """Raises OSError or SafetensorError if the folder can't be written."""
+    """Raises WriteError or SafetensorError if the folder can't be written."""
     remove_staged(path.parent, path.name)
     tensors = {"images": decoded.images, "positions": decoded.positions}
     metadata = {"key": key, "faults": json.dumps(decoded.faults), "checksum": checksum(decoded)}

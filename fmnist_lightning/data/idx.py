@@ -7,10 +7,12 @@ uint32. Source: http://yann.lecun.com/exdb/mnist/.
 import gzip
 import io
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, full_path, missing, printable
 
 MAGIC = bytes([0, 0, 8])  # the number of axes follows
 GZIP_MAGIC = bytes([0x1F, 0x8B])
@@ -27,10 +29,44 @@ MAX_RATIO = 200
 SMALL = 2**24  # bytes that a file may unpack to, whatever the ratio: 16 million labels
 CHUNK = 2**20  # bytes
 UNITS = {1: "labels", 3: "images"}  # by the number of axes
+SHOWN = 5  # files in a message
 
 
 class IdxError(UserError):
     """The file is no IDX file of the expected shape, or it is truncated or damaged; the text is a predicate."""
+
+
+def find_spellings(folder: Path, name: str) -> list[Path]:
+    """The files in `folder` of this name, such as train-images-idx3-ubyte, unpacked ones first.
+
+    Also train-images.idx3-ubyte, as MNIST's authors spell it, in upper or lower case, and gzipped.
+    """
+    found = []
+    for path in paths_in(folder):
+        spelling = re.sub(r"[._]", "-", path.name.casefold())
+        if spelling in (name, f"{name}-gz") and not path.is_dir():
+            found.append((spelling, path.name != spelling, path))
+    return [path for *_, path in sorted(found)]
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if it can't be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def absence(folder: Path, name: str) -> str:
+    """That `folder` has no file of this name, and what there is instead."""
+    if not folder.exists():
+        return f"cannot find {name}: {missing(folder)}"
+    where = f"cannot find {name}, gzipped or not, in {full_path(folder)}"
+    if not folder.is_dir():
+        return f"{where}, which is no folder"
+    names = [printable(path.name) for path in paths_in(folder) if not path.name.startswith(".")]
+    listed = ", ".join([*names[:SHOWN], *([f"and {len(names) - SHOWN:,} more"] if len(names) > SHOWN else [])])
+    return f"{where}, which holds {listed or 'nothing'}"
 
 
 def read_shape(stream: BinaryIO | gzip.GzipFile, axes: int) -> tuple[int, ...]:

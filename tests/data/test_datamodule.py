@@ -161,10 +161,10 @@ def test_trainer_tests_and_predicts_with_the_test_images(tmp_path: Path) -> None
 
 
 def test_data_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "other"):
+    for folder in (tmp_path / "one", tmp_path / "two"):
         monkeypatch.setenv("FMNIST_DATA_DIR", str(folder))
         datamodule = FashionMNISTDataModule()
-        with pytest.raises(DataError, match=f"in {folder}$"):
+        with pytest.raises(DataError, match=f"{folder}$"):
             datamodule.load("train")
     assert FashionMNISTDataModule(data_dir=tmp_path / "x").hparams["data_dir"] == str(tmp_path / "x")  # type: ignore[arg-type]
 

@@ -6,11 +6,11 @@ Source and license (MIT): https://github.com/zalandoresearch/fashion-mnist
 
 import gzip
 import hashlib
-import os
 import zlib
 from pathlib import Path
 
-from fmnist_lightning.data.idx import IdxError, check_values, read_tensor
+from fmnist_lightning.cli import quoted
+from fmnist_lightning.data.idx import GZIP_MAGIC, IdxError, absence, check_values, find_spellings, read_tensor
 from fmnist_lightning.data.source import DataError, DataInfo, OtherDataError, Part, Split
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -34,19 +34,23 @@ FILES = {
 }
 MAX_BYTES = 50_000_000  # read of a file, which may be a gzip bomb; the largest has 47,040,016
 RAW_FOLDER = Path("FashionMNIST", "raw")
+# Where a folder that people name holds the files: with torchvision's layout, or its folder FashionMNIST; the files
+# themselves; Keras's folder datasets; a clone of the authors' repository.
+FOLDERS = (RAW_FOLDER, Path(), Path("raw"), Path("fashion-mnist"), Path("data", "fashion"))
 
 
 def find_copies(data_dir: Path, name: str) -> list[Path]:
-    """The copies of a file: in torchvision's layout and in the folder itself, unpacked and gzipped."""
-    paths = [folder / file for folder in (data_dir / RAW_FOLDER, data_dir) for file in (name, f"{name}.gz")]
-    return [path for path in paths if os.access(path, os.F_OK)]  # `exists` would raise in an unreadable folder
+    """The copies of a file in one of FOLDERS, by any of its spellings."""
+    return [path for folder in FOLDERS for path in find_spellings(data_dir / folder, name)]
 
 
 def read_verified(path: Path, name: str) -> bytes:
     """The unpacked content of `path`, which must be exactly that of the file `name`. Raises DataError if it is not."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(MAX_BYTES)
+        with path.open("rb") as file:
+            gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            file.seek(0)
+            content = (gzip.GzipFile(fileobj=file) if gzipped else file).read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     digest = hashlib.sha256(content).hexdigest()
@@ -66,7 +70,7 @@ def find_content(data_dir: Path, name: str) -> bytes:
             return read_verified(path, name)
         except DataError as error:
             problems.append(str(error))
-    raise DataError("; ".join(problems) or f"cannot find {name} in {data_dir}")
+    raise DataError("; ".join(problems) or absence(data_dir, name))
 
 
 def refuse_other_data(path: Path, name: str) -> None:
@@ -78,8 +82,8 @@ def refuse_other_data(path: Path, name: str) -> None:
         return
     raise OtherDataError(
         f"cannot use {path} as a file of Fashion-MNIST: it is a valid IDX file of another data set, or a damaged copy; "
-        f"it has the shape {' x '.join(map(str, shape))} (train on it with --dataset idx --data_dir {path.parent}, or "
-        "delete it)"
+        f"it has the shape {' x '.join(map(str, shape))} (train on it with --dataset idx --data_dir "
+        f"{quoted(path.parent)}, or delete it)"
     )
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeVar
 
 import torch
 
-from fmnist_lightning.data.idx import IdxError, header_shape, read_values
+from fmnist_lightning.data.idx import IdxError, absence, find_spellings, header_shape, read_values
 from fmnist_lightning.data.source import DataError, DataSource, Part, Split, check_classes
 from fmnist_lightning.errors import printable
 from fmnist_lightning.runs.options import SourceOptions
@@ -51,11 +51,10 @@ def open_file(folder: Path, name: str, read: Callable[[BinaryIO, int], Result]) 
 def find_file(folder: Path, name: str) -> tuple[Path, int]:
     """A file, whose name is spelled in several ways, and its number of axes. Raises DataError if there is none."""
     axes = AXES[name.rpartition("-")[2]]
-    spellings = [f"{name}{mark}idx{axes}-ubyte{suffix}" for suffix in ("", ".gz") for mark in "-."]
-    for spelling in spellings:
-        if (folder / spelling).is_file():
-            return folder / spelling, axes
-    raise DataError(f"cannot find {spellings[0]} in {folder}, gzipped or not")
+    full = f"{name}-idx{axes}-ubyte"
+    for path in find_spellings(folder, full):
+        return path, axes
+    raise DataError(absence(folder, full))
 
 
 def listed_classes(folder: Path) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ torchvision downloads them and checks its digests. Later uses verify that files 
 torchvision has no digests of unpacked files.
 """
 
-import http.client
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fmnist_lightning.data.sets.download import STAGING_PREFIX, exclusive, socket_timeout
+from fmnist_lightning.data.sets.download import STAGING_PREFIX, exclusive, proxy_notice, socket_timeout
 from fmnist_lightning.data.sets.idx_files import AXES, find_file, load_part
 from fmnist_lightning.data.source import DataError, DataInfo, DataSource, Part, Split
+from fmnist_lightning.errors import full_path, printable
 from fmnist_lightning.runs.files import fsync_and_rename
 from fmnist_lightning.runs.options import SourceOptions
 
@@ -80,16 +80,18 @@ def ensure_downloaded(raw: Path, title: str, kind: str, prefixes: tuple[str, str
             # Checked again: another process may have downloaded them meanwhile.
             if not missing(raw, names):
                 return
-            print(f"{problem}: downloading {title} by torchvision", file=sys.stderr)
+            print(f"{problem} (downloading {title} by torchvision)", file=sys.stderr)
             getattr(datasets, kind)(staging, download=True, **arguments)
             for name in names:
                 if missing(raw, [name]):
                     path, _ = find_file(Path(staging, kind, "raw"), name)
                     fsync_and_rename(path, raw / path.name)
-    except (OSError, RuntimeError, http.client.HTTPException, DataError) as error:
+    # Beside OSError, they raise many types for a malformed address, proxy or answer.
+    except Exception as error:
+        reason = printable(" ".join(str(error).split()))
         raise DataError(
-            f"cannot download {title} into {raw}: {' '.join(str(error).split())} (connect to the network, or name a "
-            f"folder that holds {kind}/raw with --data_dir)"
+            f"cannot download {title} into {full_path(raw)}{proxy_notice()}: {reason} (connect to the network, or name "
+            f"a folder that holds {kind}/raw with --data_dir)"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Missing and damaged files are downloaded completely or not at all, from the first mirror that has them."""
 
+import errno
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from conftest import NOWHERE, Mirror, pack, read_only, use_mirrors
 
 from fmnist_lightning.data.sets import download, resolve_dataset
-from fmnist_lightning.data.sets.download import ensure_files
+from fmnist_lightning.data.sets.download import ensure_files, find_mirrors
 from fmnist_lightning.data.sets.fashion_mnist import FILES, RAW_FOLDER, load_split
 from fmnist_lightning.data.source import DataError, OtherDataError
 
@@ -104,10 +105,24 @@ def test_good_copy_beside_another_data_set_is_taken(mirror: Mirror, tiny_dir: Pa
     assert_complete(tiny_dir)
 
 
+def redirect(location: str) -> Callable[[Mirror, str, bytes], object]:
+    def answer(asked: BaseHTTPRequestHandler) -> None:
+        asked.send_response(302)
+        asked.send_header("Location", location)
+        asked.end_headers()
+
+    return lambda mirror, name, body: mirror.answers.update({name: answer})
+
+
 FAULTS: dict[str, Callable[[Mirror, str, bytes], object]] = {
     "breaks off": lambda mirror, name, body: mirror.serve(name, body[:50], length=len(body)),
     "sends other bytes": lambda mirror, name, body: mirror.serve(name, pack(b"something else")),
     "closes at once": lambda mirror, name, body: mirror.answers.update({name: lambda asked: asked.connection.close()}),
+    "sends a page": lambda mirror, name, body: mirror.serve(name, b"<html>404 not found</html>"),
+    "redirects in a circle": redirect(f"{IMAGES}.gz"),
+    "redirects to a file": redirect("file:///etc/passwd"),
+    "redirects to a malformed address": redirect("http://[bad"),
+    "redirects to no port": redirect("http://127.0.0.1:99999/"),
     "hangs": lambda mirror, name, body: mirror.answers.update({name: lambda asked: time.sleep(1)}),
 }
 
@@ -142,6 +157,79 @@ def test_download_retries_the_users_mirror_first(
     ensure_files(tmp_path)
     assert_complete(tmp_path)
     assert set(other.asked) <= {f"{IMAGES}.gz"}
+
+
+MALFORMED = (
+    *("mirror.example.org/fashion", "localhost:8000", "file:///data", "/data/fashion", r"C:\\data", "ftp://host/data/"),
+    *("http://[bad", "http://", "http:///folder", "http://host:99999/", "http://host:port/", "http://host/my folder/"),
+    *("http://höst/", "http://host/a?b=c", "http://host/#a", "http://user:secret@host/", "http://host/\tx", "http"),
+)
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+def test_malformed_mirror_is_one_warning(
+    url: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(download.MIRROR_VARIABLE, url)
+    ensure_files(tmp_path)
+    assert_complete(tmp_path)
+    output = capsys.readouterr().err
+    assert output.count("WARNING: cannot use FMNIST_MIRROR=") == 1
+    assert output.count("\n") == output.replace("\t", "").count("\n")
+    assert "secret" not in output
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("", None),
+        (" \n", None),
+        ("http://host/folder", "http://host/folder/"),
+        ("https://host:8000/folder//\n", "https://host:8000/folder/"),
+        ("http://[::1]:8000", "http://[::1]:8000/"),
+    ],
+)
+def test_find_mirrors_takes_the_users_first(typed: str, taken: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    built_in = find_mirrors()
+    monkeypatch.setenv(download.MIRROR_VARIABLE, typed)
+    assert find_mirrors() == [*([taken] if taken else []), *built_in]
+
+
+@pytest.mark.parametrize("proxy", ["http://[bad", "http://127.0.0.1:99999", "socks9://127.0.0.1:9", "127.0.0.1:9"])
+def test_malformed_proxy_is_named(
+    proxy: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setattr("urllib.request._opener", None)  # which keeps the proxies of the first download
+    assert resolve_dataset("auto", tmp_path) == "drawn"
+    assert "(through http_proxy)" in capsys.readouterr().err
+    assert not mirror.contacts
+
+
+def test_failed_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither folders nor a lock; and the message names the folder that was meant."""
+    use_mirrors(monkeypatch, NOWHERE)
+    meant = tmp_path / "fashion-mnist"
+    meant.mkdir()
+    with pytest.raises(DataError, match=f"there is no {tmp_path}/fashion_mnist; did you mean {meant}?"):
+        ensure_files(tmp_path / "fashion_mnist")
+    assert list(tmp_path.rglob("*")) == [meant]
+    own = meant / RAW_FOLDER
+    own.mkdir(parents=True)  # the user's own folders stay
+    with pytest.raises(DataError, match="which holds FashionMNIST"):
+        ensure_files(meant)
+    assert not list(own.iterdir())
+
+
+def test_full_disk_is_no_fault_of_a_mirror(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download, "read_verified", fail)
+    with pytest.raises(DataError, match=f"cannot write {tmp_path}.*No space left"):
+        ensure_files(tmp_path)
+    assert len(mirror.asked) == 1
 
 
 def test_ensure_files_explains_a_missing_network(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

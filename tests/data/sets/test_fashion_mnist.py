@@ -18,7 +18,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("layout", ["", "FashionMNIST/raw"])
+@pytest.mark.parametrize("layout", ["", "FashionMNIST/raw", "raw", "fashion-mnist", "data/fashion"])
 def test_load_split_reads_each_layout(tiny_files: dict[str, bytes], tmp_path: Path, layout: str, packed: bool) -> None:
     folder = tmp_path / layout
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +31,25 @@ def test_load_split_reads_each_layout(tiny_files: dict[str, bytes], tmp_path: Pa
     assert labels.byte().numpy().tobytes() == tiny_files[LABELS][8:]
     assert len(load_split(tmp_path, "test").labels) == TINY["t10k"]
     assert list(CLASSES) == FashionMNIST.classes
+
+
+@pytest.mark.parametrize("spell", [str.upper, lambda name: name.replace("-idx", ".idx"), lambda name: f"{name}.GZ"])
+def test_files_are_found_in_each_spelling(
+    tiny_files: dict[str, bytes], tmp_path: Path, spell: Callable[[str], str]
+) -> None:
+    for name, content in tiny_files.items():
+        # What a file holds decides whether it is gzipped, not its name.
+        (tmp_path / spell(name)).write_bytes(pack(content) if "IMAGES" in name.upper() else content)
+    ensure_files(tmp_path)
+    assert len(load_split(tmp_path, "test").labels) == TINY["t10k"]
+
+
+def test_files_of_other_formats_are_listed(tmp_path: Path) -> None:
+    names = ["fashion-mnist_test.csv", "fashion-mnist_train.csv"]
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"{IMAGES}.* in {tmp_path}, which holds {', '.join(names)}$"):
+        find_content(tmp_path, IMAGES)
 
 
 @pytest.mark.real_data
