@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fmnist_lightning.cli import LOG_DIR, command
 from fmnist_lightning.data.sets import KNOWN, recorded_info
 from fmnist_lightning.data.source import MAX_CLASSES, DataInfo
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, missing, printable
 from fmnist_lightning.models.nets import build_net
 from fmnist_lightning.runs.checkpoints import read_checkpoint, training_record
 from fmnist_lightning.runs.folders import CONFIG, METRICS, find_checkpoint, find_run, read_config
@@ -54,7 +54,8 @@ def load_pretrained(source: str = "packaged", log_dir: str = LOG_DIR, net: nn.Mo
         return from_checkpoint(Path(source), net)
     if source != "last" and not Path(source).is_dir():
         kinds = f"packaged, last, a run folder such as {log_dir}/version_0, a .ckpt or a {SUFFIX} file"
-        raise UserError(f"cannot load {source}: it is no trained model (name {kinds})")
+        reason = "it is no trained model" if Path(source).exists() else missing(source)
+        raise UserError(f"cannot load {printable(source)}: {reason} (name {kinds})")
     return from_checkpoint(find_checkpoint(find_run(source, Path(log_dir))), net)
 
 
@@ -77,6 +78,8 @@ def serialize_net(net: nn.Module, metadata: dict[str, str]) -> bytes:
 
 def from_file(path: Path, net: nn.Module | None = None) -> Pretrained:
     """The net of a safetensors file. Raises UserError if it is missing, damaged or without a card of this version."""
+    if not path.exists():
+        raise UserError(f"cannot read {printable(str(path))}: {missing(path)} (name another file)")
     try:
         with safe_open(path, framework="pt") as file:
             card = json.loads(file.metadata()["card"])

@@ -7,11 +7,13 @@ A row is a dict of what the JSON object holds: `file` and `error` of a picture t
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,10 @@ import numpy as np
 from fmnist_lightning.cli import is_rank_zero
 from fmnist_lightning.data.pictures import silence_pillow
 from fmnist_lightning.data.source import DataInfo
-from fmnist_lightning.errors import UserError, printable
+from fmnist_lightning.errors import UserError, full_path, printable
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
-from fmnist_lightning.predict.inputs import Fault, Result
+from fmnist_lightning.predict.inputs import STDIN, Fault, Result
 from fmnist_lightning.runs.options import PredictOptions
 
 PART_FORMATS = ("json", "csv")  # formats of a file, which has rows for faults, too
@@ -114,4 +116,7 @@ def csv_line(values: Sequence[Any]) -> str:
 
 
 def fault_message(row: dict[str, Any]) -> str:
-    return f"error: cannot read {printable(row['file'])}: it {printable(row['error'])}"
+    name = row["file"]
+    known = name == STDIN or Path(name).is_absolute() or os.path.lexists(name)
+    where = "" if known else f"; the working folder is {full_path('.')}"
+    return f"error: cannot read {printable(name)}: it {printable(row['error'])}{where}"

@@ -1,13 +1,12 @@
 """What a training and a test print, and the filter of what the libraries print."""
 
 import logging
-import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmnist_lightning.cli import command
+from fmnist_lightning.cli import command, program, quoted
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.report.tables import as_markdown, result_table
 from fmnist_lightning.runs.folders import CHECKPOINTS, REPORT, testing_command
@@ -18,10 +17,11 @@ UNWANTED_LINES = (
     *("Tip: For seamless cloud", "GPU available: ", "TPU available: ", "set_float32_matmul_precision"),
     *("distributed_backend=", "Initializing distributed: ", "`Trainer.fit` stopped: "),
     *("Loading `train_dataloader` to estimate", "Using bfloat16 Automatic Mixed Precision"),
+    "No CUDA runtime is found",  # torch.compile needs none on a CPU
 )
 LOGGERS = (
     *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
-    "lightning.fabric.utilities.distributed",
+    *("lightning.fabric.utilities.distributed", "torch.utils.cpp_extension"),
 )
 UNTRUE_WARNINGS = (
     # Only the stride of an axis of length one differs, in kernels of one channel or of 1 x 1.
@@ -102,7 +102,8 @@ def summary_text(
     the own objects of the training.
     """
     done = f"{len(rows)} epoch{'s' * (len(rows) != 1)}"
-    if not rows or steps > rows[-1]["step"]:
+    partial = not rows or steps > rows[-1]["step"]
+    if partial:
         done += f", and a part of the next up to --max_steps {steps},"
     seconds = max(1, round(60 * minutes))
     length = f"{minutes:.1f} minutes" if minutes >= 1 else f"{seconds} second{'s' * (seconds != 1)}"
@@ -113,13 +114,15 @@ def summary_text(
     checkpoint = run / CHECKPOINTS / f"{options.ckpt}.ckpt"
     kept = checkpoint if checkpoint.exists() else checkpoint.with_name("last.ckpt")
     tested = f", tested, of epoch {metrics['checkpoint_epoch']}" if metrics else ""
+    if metrics and partial and kept.name == "last.ckpt":
+        tested = f", tested, of step {steps}"
     lines.append(f"checkpoint  {kept}{tested}")
     if metrics:
         lines.append(f"report      {run / REPORT}")
-    folder = shlex.quote(str(run))
+    folder = quoted(run)
     next_ones = [] if metrics else [testing_command(run, own) + " --ckpt last" * (kept != checkpoint and not own)]
     if "tensorboard" in options.logger:
-        next_ones.append(f"tensorboard --logdir {shlex.quote(str(run.parent))}")
+        next_ones.append(f"{program('tensorboard', 'tensorboard.main')} --logdir {quoted(run.parent)}")
     next_ones.append(f"{command('predict')} PICTURE --weights {folder}")
     if "datamodule" not in own:  # no option names the images that an export is verified on
         next_ones.append(f"{command('export')} --run {folder}")

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmnist_lightning.data.sets import recorded_info
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, full_path
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.runs.folders import HISTORY, METRICS, PREDICTIONS, testing_command
+from fmnist_lightning.runs.folders import HISTORY, METRICS, PREDICTIONS, is_training, testing_command
 
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 # The names in metrics.json that the report reads.
@@ -45,11 +45,15 @@ def explain_damage(path: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise UserError(f"cannot use {path}: {error} ({hint})") from error
+        raise UserError(f"cannot use {path}: {getattr(error, 'strerror', None) or error} ({hint})") from error
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """The content of metrics.json. Raises UserError if it is damaged or was edited."""
+    """The content of metrics.json. Raises UserError if the run was not tested, or the file is damaged or was edited."""
+    if not (run / METRICS).exists():
+        # Own objects are missing in the command, which then says so.
+        hint = "it is still training: wait" if is_training(run) else f"test it: {testing_command(run)}"
+        raise UserError(f"cannot find {full_path(run / METRICS)}: the run was not tested ({hint})")
     return read_metrics_file(run / METRICS, NEEDED, f"test the run again: {testing_command(run)}")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, missing, printable
 
 # Increased when older code would misread a newer checkpoint.
 FORMAT = 3
@@ -28,13 +28,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises UserError if the file is missing, damaged, of a newer format or not of this project.
     """
+    if not path.exists():
+        raise UserError(f"cannot read {printable(str(path))}: {missing(path)} (name another checkpoint)")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises exceptions of many types for damaged bytes
         reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"cannot read {path} as a checkpoint: it is missing, damaged or something else ({reason})"
-        ) from error
+        raise UserError(f"cannot read {path} as a checkpoint: it is damaged or something else ({reason})") from error
     if not isinstance(checkpoint, dict) or not all(
         isinstance(checkpoint.get(name), dict) for name in ("state_dict", "hyper_parameters")
     ):
@@ -59,7 +59,7 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        details = " ".join(str(error).split())
+        details = str(error).partition(": ")[2]
         raise UserError(f"cannot load {path}: its weights are of another model than this run's ({details})") from error
 
 

@@ -4,15 +4,14 @@ import contextlib
 import errno
 import json
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fmnist_lightning.cli import command, read_yaml
-from fmnist_lightning.errors import UserError, WriteError
+from fmnist_lightning.cli import command, quoted, read_yaml
+from fmnist_lightning.errors import UserError, WriteError, full_path, missing
 from fmnist_lightning.runs.files import locked, write_text, writing
 
 CONFIG = "config.yaml"
@@ -63,13 +62,25 @@ def find_run(run: str, log_dir: Path) -> Path:
 
     Raises UserError if it holds no run.
     """
-    folder = Path(run)
     if run == "last":
         runs = {number: path for number, path in numbered_runs(log_dir).items() if (path / CONFIG).is_file()}
-        folder = runs[max(runs)] if runs else log_dir / "version_0"
+        if runs:
+            return runs[max(runs)]
+        reason = f"{full_path(log_dir)} holds none" if log_dir.exists() else missing(log_dir)
+        raise UserError(f"cannot find a run: {reason} (train first: {command('train')}, or name a run folder)")
+    folder = Path(run)
+    if not folder.exists():
+        raise UserError(f"cannot find the run: {missing(folder)} (name a run folder)")
     if not (folder / CONFIG).is_file():
-        raise UserError(f"cannot find {folder / CONFIG} (train first: {command('train')}, or name a run folder)")
+        beginning = "its training has just begun (wait)" if is_training(folder) else "(name a run folder)"
+        raise UserError(f"cannot use {full_path(folder)} as a run: it has no {CONFIG}{runs_in(folder)} {beginning}")
     return folder
+
+
+def runs_in(folder: Path) -> str:
+    """Which runs a folder holds that is no run, for a message."""
+    runs = numbered_runs(folder) if folder.is_dir() else {}
+    return f", but holds {', '.join(runs[number].name for number in sorted(runs)[-3:])}" if runs else ""
 
 
 def find_resumed(resume: str, log_dir: Path) -> tuple[Path, Path]:
@@ -95,11 +106,26 @@ def find_checkpoint(run: Path, ckpt: str | None = None) -> Path:
     named = ckpt in ("best", "last")
     path = run / CHECKPOINTS / f"{ckpt}.ckpt" if named else Path(ckpt)
     if not path.is_file():
-        raise UserError(f"cannot find {path} (name best or last, which a run has after its first epoch, or a path)")
+        if not named:
+            raise UserError(f"cannot find the checkpoint: {missing(path)} (name best, last or a path)")
+        raise UserError(f"cannot find {full_path(path)}: {lack_of_checkpoint(run)}")
     owner = path.resolve().parent.parent
     if (owner / CONFIG).is_file() and owner != run.resolve():
         raise UserError(f"cannot use {path} with {run}: it belongs to the run {owner} (give --run {owner} too)")
     return path
+
+
+def lack_of_checkpoint(run: Path) -> str:
+    """Why a run has not the checkpoint best or last, and what to do."""
+    found = " and ".join(sorted(path.stem for path in (run / CHECKPOINTS).glob("*.ckpt")))
+    if is_training(run):
+        return (
+            f"the run is still training, and has {found or 'no checkpoint'} until its first epoch is complete "
+            "(wait, or name another run)"
+        )
+    if found:
+        return f"the run has {found} (give --ckpt {found.partition(' ')[0]})"
+    return f"its training stopped before a checkpoint was saved (resume it: {resume_command(run, own_objects(run))})"
 
 
 def write_config(run: Path, options: dict[str, Any], own: Sequence[str] = ()) -> None:
@@ -143,19 +169,32 @@ def testing_command(run: Path, own: Sequence[str] = ()) -> str:  # noqa: PT028 (
     """The command that tests a trained run; with own objects, the call in Python."""
     if own:
         return f"evaluate(TestOptions(run={str(run)!r}), {given_again(own)}) in Python"
-    return f"{command('test')} --run {shlex.quote(str(run))}"
+    return f"{command('test')} --run {quoted(run)}"
 
 
 def resume_command(run: Path, own: Sequence[str] = ()) -> str:
     """The command that resumes a run, or one of its checkpoints; with own objects, the call in Python."""
     if own:
         return f"train(replace(options, resume={str(run)!r}), {given_again(own)}) in Python"
-    return f"{command('train')} --resume {shlex.quote(str(run))}"
+    return f"{command('train')} --resume {quoted(run)}"
 
 
 def lock_run(run: Path) -> contextlib.AbstractContextManager[None]:
     """Raise UserError if another training runs in this folder."""
     return locked(run / LOCK, f"cannot train in {run}: another training runs there (wait until it ends, or stop it)")
+
+
+def is_training(run: Path) -> bool:
+    """Whether a training runs in this folder now."""
+    if not (run / LOCK).exists():
+        return False
+    try:
+        with lock_run(run):
+            return False
+    except WriteError:  # of another user
+        return False
+    except UserError:
+        return True
 
 
 def lock_test(run: Path) -> contextlib.AbstractContextManager[None]:

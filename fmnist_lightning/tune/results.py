@@ -1,7 +1,6 @@
 """What a search leaves: the best recipe, and plots of the study."""
 
 import contextlib
-import shlex
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +14,8 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
-from fmnist_lightning.cli import command
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.cli import command, quoted
+from fmnist_lightning.errors import UserError, printable
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark
 from fmnist_lightning.runs.files import atomic_write, remove_staged, write_text
@@ -48,7 +47,7 @@ def write_best(study: Study, plan: Plan) -> Path:
         raise UserError(f"cannot write {path}: the study has {trial_counts(study)} (change the space)") from error
     options = changed(plan.recipe, best.params, path)
     header = [
-        f"The best recipe of a search: {command('train')} --config {shlex.quote(str(path))}",
+        f"The best recipe of a search: {command('train')} --config {quoted(path)}",
         f"{SCORE} {best.values[0]:.2%} with seed {options.seed}, on {plan.info.title}: "
         f"trial {best.number} ({best.user_attrs[RUN]}) of {trial_counts(study)}.",
         "It was chosen on the validation split, so expect less of other seeds and images. The test set was not read.",
@@ -61,7 +60,7 @@ def write_best(study: Study, plan: Plan) -> Path:
                 header.append(f"WARNING: {notice}")
     recipe = {name: value for name, value in as_yaml(options).items() if name in plan.held}
     remove_staged(path.parent)
-    write_text(path, "".join(f"# {line}\n" for line in header) + yaml.safe_dump(recipe, sort_keys=False))
+    write_text(path, "".join(f"# {printable(line)}\n" for line in header) + yaml.safe_dump(recipe, sort_keys=False))
     return path
 
 
@@ -93,4 +92,4 @@ def write_results(study: Study, plan: Plan) -> None:
             plt.close()
     print(f"\n{trial_counts(study)}; the best: {SCORE} {study.best_value:.2%}")
     print(f"plots of the study: {folder}")
-    print(f"to train by the best recipe: {command('train')} --config {shlex.quote(str(best))}")
+    print(f"to train by the best recipe: {command('train')} --config {quoted(best)}")

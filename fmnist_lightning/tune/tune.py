@@ -1,9 +1,8 @@
 """The search command: from options to the best recipe."""
 
-import shlex
 from dataclasses import replace
 
-from fmnist_lightning.cli import command, find_recipe
+from fmnist_lightning.cli import command, find_recipe, quoted
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.report.console import filter_library_output
@@ -82,5 +81,5 @@ def command_line(options: TuneOptions) -> str:
     words: list[str] = []
     for name in names(TuneOptions):
         if (value := getattr(options, name)) != getattr(TuneOptions(), name):
-            words += [f"--{name}", str(value)]
-    return " ".join([command("tune"), shlex.join(words)]).rstrip()
+            words += [f"--{name}", quoted(value)]
+    return " ".join([command("tune"), *words])

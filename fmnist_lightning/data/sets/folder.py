@@ -23,7 +23,7 @@ from torch import Tensor
 from fmnist_lightning.data.decoded import load_decoded
 from fmnist_lightning.data.pictures import SUFFIXES
 from fmnist_lightning.data.source import SPLIT_SEED, DataError, DataSource, Part, Split, check_classes
-from fmnist_lightning.errors import printable
+from fmnist_lightning.errors import missing, printable
 from fmnist_lightning.runs.options import SourceOptions
 
 IMAGE_SIZE = 28  # pixels, height and width
@@ -106,7 +106,10 @@ def names_in(folder: Path, *, folders: bool) -> list[str]:
 
 
 def raise_unreadable(error: OSError) -> NoReturn:
-    raise DataError(f"cannot read {printable(str(error.filename))}: {error.strerror}") from error
+    reason = missing(error.filename) if isinstance(error, FileNotFoundError) else error.strerror
+    raise DataError(
+        f"cannot read {printable(str(error.filename))}: {reason} (name the folder of the pictures with --data_dir)"
+    ) from error
 
 
 def is_picture(name: str) -> bool:

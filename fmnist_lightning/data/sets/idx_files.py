@@ -38,7 +38,10 @@ def idx_source(options: SourceOptions) -> DataSource:
 
 def open_file(folder: Path, name: str, read: Callable[[BinaryIO, int], Result]) -> Result:
     """What `read` makes of a file, such as train-images. Raises DataError if it is missing, unreadable or damaged."""
-    path, axes = find_file(folder, name)
+    try:
+        path, axes = find_file(folder, name)
+    except DataError as error:
+        raise DataError(f"{error} (name the folder of the files with --data_dir)") from error
     try:
         with path.open("rb") as file:
             return read(file, axes)
