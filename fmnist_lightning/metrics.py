@@ -16,6 +16,7 @@ def macro_auroc(probs: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """The exact AUC of each class against the rest, averaged over the classes that have images.
 
     torchmetrics counts a class without images as 0, and warns, while its precision and recall leave such a class out.
+    If all images are of one class, the AUC is undefined; it is 0 here, as in torchmetrics.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
@@ -83,7 +84,8 @@ class EpochMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         self.outputs = logits, labels, _ = self.collected()
         probs = logits.softmax(dim=1)
-        values = {name: METRICS[name](probs, labels, self.num_classes) for name in self.names}
+        # In 32 bits, ten times 1/10 add up to 1.0000001.
+        values = {name: METRICS[name](probs, labels, self.num_classes).clamp(0, 1) for name in self.names}
         values["loss"] = F.cross_entropy(logits, labels)
         return {self.prefix + name: value for name, value in values.items()}
 
@@ -96,4 +98,4 @@ def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
     spread = Z_95**2 / count
     center = (accuracy + spread / 2) / (1 + spread)
     margin = (spread * (accuracy * (1 - accuracy) + spread / 4)) ** 0.5 / (1 + spread)
-    return center - margin, center + margin
+    return max(0.0, center - margin), min(1.0, center + margin)

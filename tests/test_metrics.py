@@ -1,22 +1,27 @@
 """Metrics against scikit-learn; the interval against its defining equation."""
 
+from collections.abc import Callable
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
+from torch import Tensor
+from torch.nn import functional as F
 
-from fmnist_lightning.metrics import METRIC_NAMES, Z_95, EpochMetrics, macro_auroc, wilson_interval
+from fmnist_lightning.metrics import METRIC_NAMES, Z_95, EpochMetrics, wilson_interval
 
 
 def by_scikit_learn(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The original's own five calls."""
+    """The original's own five calls, but that the AUC leaves out classes without images."""
     predicted = probs.argmax(axis=1)
     return {
         "accuracy": sk.accuracy_score(labels, predicted),
         "precision": sk.precision_score(labels, predicted, average="macro", zero_division=0),
         "recall": sk.recall_score(labels, predicted, average="macro", zero_division=0),
         "f1": sk.f1_score(labels, predicted, average="macro", zero_division=0),
-        "auroc": sk.roc_auc_score(labels, probs, multi_class="ovr", average="macro"),
+        "auroc": np.mean([sk.roc_auc_score(labels == label, probs[:, label]) for label in np.unique(labels)]).item(),
     }
 
 
@@ -42,18 +47,35 @@ def test_epoch_metrics_are_scikit_learns(seed: int, batch_size: int) -> None:
         assert all(map(torch.equal, metrics.outputs, (logits, labels, torch.arange(1000))))
 
 
-def test_macro_auroc_leaves_out_classes_without_images() -> None:
+PREDICTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "no mistake": lambda labels, size: labels,
+    "only mistakes": lambda labels, size: (labels + 1) % size,
+    "one class": lambda labels, size: torch.zeros_like(labels),
+    "not the last class": lambda labels, size: labels.clamp(max=size - 2),
+}
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_extreme_metrics_are_scikit_learns_within_0_and_1(name: str, lacking: int) -> None:
+    """Also of labels that lack the last class. A class that is neither true nor predicted counts in no average."""
     generator = torch.Generator().manual_seed(0)
-    probs, labels = torch.rand(200, 4, generator=generator), torch.arange(200) % 3
-    expected = np.mean([sk.roc_auc_score(labels == label, probs[:, label]) for label in range(3)])
-    assert macro_auroc(probs, labels, 4).item() == pytest.approx(expected, abs=1e-6)
+    for size, dtype in product((3, 10, 11, 20, 47), (torch.float32, torch.float64)):
+        labels = torch.arange(5 * size) % (size - lacking)
+        logits = torch.rand(len(labels), size, generator=generator, dtype=dtype)
+        logits += 9 * F.one_hot(PREDICTIONS[name](labels, size), size)
+        metrics = EpochMetrics(size, "")
+        metrics.update(logits, labels, torch.arange(len(labels)))
+        values = {key: value.item() for key, value in metrics.compute().items() if key != "loss"}
+        assert all(0 <= value <= 1 for value in values.values()), (size, dtype, values)
+        assert values == pytest.approx(by_scikit_learn(logits.softmax(dim=1).numpy(), labels.numpy()), abs=1e-6)
 
 
-@pytest.mark.parametrize(("accuracy", "count"), [(0.9139, 10000), (0.0, 10), (1.0, 10), (0.5, 1)])
+@pytest.mark.parametrize(("accuracy", "count"), [(0.9139, 10000), (0.0, 10), (1.0, 10), (1.0, 63), (0.5, 1)])
 def test_wilson_interval_ends_where_the_score_test_does(accuracy: float, count: int) -> None:
     """Wilson's interval contains each p for which |accuracy - p| <= z sqrt(p (1 - p) / n)."""
     low, high = wilson_interval(accuracy, count)
-    assert -1e-12 <= low <= accuracy + 1e-12
-    assert accuracy - 1e-12 <= high <= 1 + 1e-12
+    assert 0 <= low <= accuracy + 1e-12
+    assert accuracy - 1e-12 <= high <= 1
     for end in (low, high):
         assert abs(accuracy - end) == pytest.approx(Z_95 * (end * (1 - end) / count) ** 0.5, abs=1e-7)

@@ -42,8 +42,9 @@ def per_class(probs: Array, labels: Array) -> dict[str, Array]:
     right, images, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     auroc, average_precision = np.full((2, probs.shape[1]), math.nan)
     for label, pair in one_vs_rest(probs, labels).items():
-        auroc[label] = tm.binary_auroc(*pair)
-        average_precision[label] = tm.binary_average_precision(*pair)
+        # Rounding can make an area 1.0000001.
+        auroc[label] = tm.binary_auroc(*pair).clamp(0, 1)
+        average_precision[label] = tm.binary_average_precision(*pair).clamp(0, 1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is nan
         values = {"precision": right / predicted, "recall": right / images, "f1": 2 * right / (images + predicted)}
     return {**values, "auroc": auroc, "average_precision": average_precision, "images": images}

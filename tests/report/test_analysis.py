@@ -42,6 +42,16 @@ def test_per_class_equals_scikit_learn(size: int) -> None:
         np.testing.assert_allclose(values[name], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("images", "positives"), [(13, 2), (18, 12)])
+def test_per_class_areas_of_perfect_scores_are_at_most_1(images: int, positives: int) -> None:
+    """torchmetrics' AUC of the first and its average precision of the second are 1.0000001."""
+    scores = np.linspace(1, 0, images, dtype=np.float32)
+    values = analysis.per_class(np.stack([1 - scores, scores], axis=1), (np.arange(images) < positives).astype(int))
+    for name in ("auroc", "average_precision"):
+        assert values[name].max() <= 1
+        np.testing.assert_allclose(values[name], 1, atol=1e-6)
+
+
 def test_most_confused_counts_mistakes_both_ways() -> None:
     counts = np.diag([100] * 10)
     counts[0, 6], counts[6, 0], counts[4, 2], counts[7, 9] = 3, 4, 6, 5
