@@ -7,7 +7,22 @@ BENCH_VENV := .venv-bench
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench results schema torture audit tensorboard notebook outputs screenshots lock clean
+TARGETS := help train test lint format bench results schema torture audit tensorboard notebook outputs screenshots lock clean
+.PHONY: $(TARGETS)
+
+# Make would ignore unknown variables, and look for an unknown target after an hour of training. Names with __ and targets
+# with a dot are those of tab completion. A make that calls this one passes its own variables on.
+known := PYTHON VENV BIN BENCH_VENV ARGS CI SHELL MAKEFLAGS __%
+given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+unknown := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(known),$(given)))
+options := $(foreach name,$(unknown),$(if $(filter arg Arg ARG args Args,$(name)),,--$(name) )$($(name)))
+goals := $(filter-out $(TARGETS) .% $(VENV)/% $(BENCH_VENV)/%,$(MAKECMDGOALS))
+ifneq ($(goals),)
+$(error cannot make $(firstword $(goals)): there is no such target, only $(TARGETS); options are typed as in make train ARGS="--max_epochs 2")
+endif
+ifneq ($(unknown),)
+$(error cannot use $(unknown): only PYTHON and ARGS are variables here; type make $(or $(MAKECMDGOALS),train) ARGS="$(options)")
+endif
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

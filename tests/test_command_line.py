@@ -190,6 +190,32 @@ def test_command_on_the_path_needs_no_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert cli.command("test") == "fmnist test"
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.parametrize(
+    ("arguments", "refused", "shown"),
+    [
+        (["train", "max_epochs=2", "lr=0.1"], True, 'make train ARGS="--lr 0.1 --max_epochs 2"'),
+        (["train", "args=--lr 0.1"], True, 'make train ARGS="--lr 0.1"'),
+        (["tain"], True, "cannot make tain"),
+        (["train", "fast"], True, "cannot make fast"),
+        (
+            ["train", "ARGS=--max_epochs 2", "PYTHON=python3", "CI=true"],
+            False,
+            "scripts/train.py --dataset auto --max_epochs 2",
+        ),
+        (["-pq", "__BASH_MAKE_COMPLETION__=1", ".DEFAULT"], False, "train:"),
+    ],
+)
+def test_make_takes_no_unknown_name(arguments: list[str], refused: bool, shown: str) -> None:
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    for environment in (outside, {**outside, "MAKEFLAGS": "-j2", "max_epochs": "3"}):
+        done = subprocess.run(
+            ["make", "-n", *arguments], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+        )
+        assert shown in done.stdout + done.stderr
+        assert ("Makefile:" in done.stderr) == refused
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 @pytest.mark.parametrize(
     ("typed", "completed"),
@@ -481,7 +507,13 @@ def test_broken_file_without_a_network_is_named(
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
         ),
         (["--model", "resnet"], "resnet"),
-        (["--devices", "0,1"], "--devices 0,1"),
+        (["--model", "sed"], "did you mean seed?"),
+        (["--model", "timm:"], "'timm:'"),
+        pytest.param(
+            ["--devices", "0,1"],
+            "--devices 0,1 --num_nodes 1 --precision auto: CPUs have no ids",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
         (["--devices", "1000"], "--devices 1000"),
         (["--val_fraction", "0.001"], "0.001"),  # no validation image
     ],

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import re
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from fmnist_lightning.runs.folders import LOGGERS
 from fmnist_lightning.runs.options import TrainOptions
 
 PROJECT = "fmnist-lightning"  # in W&B and MLflow
+EVENTS = re.compile(r"(events\.out\.tfevents\.)(\d{10})(\..+)")
 # Set for one run: by `wandb_run`, and by MLflow's set_tracking_uri. The next run of the process would log there.
 CACHE, TRACKING = "WANDB_CACHE_DIR", "MLFLOW_TRACKING_URI"
 
@@ -41,6 +44,8 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
     names = options.logger.split(",")
     with restored_environment(CACHE, TRACKING), quiet_writer(), ExitStack() as stack:
         if "tensorboard" in names:
+            if rank_zero:
+                keep_event_order(run)
             # torch can't trace a compiled model.
             graph = not steps and not options.compile
             loggers.append(
@@ -54,6 +59,18 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
         if "mlflow" in names and rank_zero:
             loggers.append(mlflow_logger(run))
         yield loggers
+
+
+def keep_event_order(run: Path) -> None:
+    """Rename the event files of a resumed run if the next one would not sort behind them.
+
+    TensorBoard reads the files by name, and a name begins with the second in which the file was made. If the clock was
+    set back, or within one second, it would read a later part of the curves first and drop the earlier one.
+    """
+    found = sorted(filter(None, (EVENTS.fullmatch(path.name) for path in run.iterdir())), key=lambda match: match[0])
+    if found and int(found[-1][2]) >= int(time.time()):
+        for index, match in enumerate(found):
+            (run / match[0]).rename(run / f"{match[1]}{index:010d}{match[3]}")
 
 
 @contextmanager
@@ -91,6 +108,7 @@ def wandb_run(run: Path) -> Iterator[WandbLogger]:
 
     os.environ.setdefault(CACHE, str(run))  # W&B's debug logs would go into the user's home
     logger = WandbLogger(project=PROJECT, name=run.name, save_dir=str(run), id=read_ids(run).get("wandb"))
+    logger._wandb_init.pop("anonymous", None)  # Lightning gives it always, and W&B then warns that it has no effect
     try:
         experiment = logger.experiment
     except wandb.errors.Error as error:

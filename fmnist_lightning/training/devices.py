@@ -76,7 +76,7 @@ def resolve_devices(
     try:
         fabric = L.Fabric(**where, strategy=strategy, precision=chosen, plugins=plugins)
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"cannot use {asked}: {error} (use --accelerator auto)") from error
+        raise UserError(f"cannot use {asked}: {explained(str(error))}") from error
     if precision == "16-mixed" and fabric.device.type == "cpu":
         raise UserError(f"cannot use {asked}: on CPUs, Lightning does not train in float16 (use bf16-mixed)")
     processes = getattr(fabric.strategy, "num_processes", 1)
@@ -100,6 +100,15 @@ def resolve_devices(
         "use_distributed_sampler": False,  # `Batches` makes the shards; Lightning's sampler would repeat images
     }
     return Devices(fabric, trainer, to_launch=0 if environment or processes == 1 else processes)
+
+
+def explained(message: str) -> str:
+    """Why Lightning can't use devices, and a hint, from its message, which names its own classes and arguments."""
+    if "CPUAccelerator" in message:
+        return "CPUs have no ids (give a number of processes, such as --devices 2)"
+    if "not available" in message or "backend found" in message:
+        return "torch finds no such device on this machine (use --accelerator auto)"
+    return f"{message} (use --accelerator auto)"
 
 
 def cluster_environment() -> ClusterEnvironment | None:

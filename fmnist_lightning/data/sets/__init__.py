@@ -30,7 +30,7 @@ def find_source(options: SourceOptions) -> DataSource:
     if options.dataset not in SOURCES:
         raise ValueError(
             f"cannot use dataset {options.dataset!r}: expected one of {', '.join(SOURCES)} "
-            "(resolve_dataset resolves auto)"
+            "(auto is for the commands; in Python, name one)"
         )
     try:
         return named(SOURCES[options.dataset])(options)
