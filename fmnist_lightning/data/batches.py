@@ -1,8 +1,8 @@
 """Batches: one gather each from a tensor that holds all images, in an order that (seed, epoch) alone determines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,41 @@ class Batch(NamedTuple):
     indices: Tensor  # (B,) int64: positions in the split
     total: int  # images in the whole batch, the shards of all ranks
     targets: Tensor | None = None  # (B, num_classes) float32 probabilities, if images are blended
+
+
+def first_tensors(batch: Any, count: int) -> list[Tensor]:
+    """The first `count` parts of any loader's batch. Raises ValueError if they are no tensors."""
+    parts = list(batch[:count]) if isinstance(batch, Sequence) else []
+    if len(parts) < count or not all(isinstance(part, Tensor) for part in parts):
+        found = f" of {', '.join(type(part).__name__ for part in parts)}" if parts else ""
+        expected = "(images, labels) as tensors" if count == 2 else "images as a tensor, or what begins with them"
+        raise ValueError(f"cannot use a batch that is a {type(batch).__name__}{found}: expected {expected}")
+    return parts
+
+
+def labels_and_targets(labels: Tensor, count: int, num_classes: int, *, look: bool) -> tuple[Tensor, Tensor | None]:
+    """Labels (B,) int64 of `count` images, and the probabilities (B, num_classes) that were given for them, if any.
+
+    Takes integers (B,) or (B, 1), or probabilities as floats. Raises ValueError for others, and with `look` for labels
+    out of range.
+    """
+    targets = labels if labels.is_floating_point() else None
+    if targets is None and labels.shape == (count, 1):
+        labels = labels[:, 0]
+    if not count or labels.shape != ((count,) if targets is None else (count, num_classes)):
+        raise ValueError(
+            f"cannot use labels {tuple(labels.shape)} {labels.dtype} of {count} images: expected integers (B,), or "
+            f"probabilities (B, {num_classes}) as floats"
+        )
+    if targets is not None:
+        return targets.argmax(dim=1), targets
+    labels = labels.long()
+    if look and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(
+            f"cannot use labels from {labels.min()} to {labels.max()}: num_classes is {num_classes} (number the "
+            "classes from 0)"
+        )
+    return labels, None
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -1,10 +1,13 @@
 """The LightningDataModule: which data, which split, which batches."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from textwrap import shorten
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from fmnist_lightning.cli import default_data_dir
@@ -93,10 +96,13 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 skip_unreadable=skip_unreadable,
             )
         )
-        if not (batch_size >= 1 and 0 <= val_fraction < 1 and 0 <= erase <= 1 and shift >= 0 and mixup >= 0):
+        integers, numbers = (batch_size, seed, shift), (val_fraction, erase, mixup)
+        typed = all(isinstance(one, Integral) for one in integers) and all(isinstance(one, Real) for one in numbers)
+        if not (typed and batch_size >= 1 and val_fraction < 1 and erase <= 1 and min(*integers, *numbers) >= 0):
             raise DataError(
-                f"cannot use batch_size {batch_size}, val_fraction {val_fraction}, erase {erase}, shift {shift}, mixup "
-                f"{mixup}: expected 1 or more, below 1, up to 1, and none below 0"
+                f"cannot use batch_size {batch_size!r}, seed {seed!r}, shift {shift!r}, val_fraction {val_fraction!r}, "
+                f"erase {erase!r}, mixup {mixup!r}: expected three integers and three numbers, batch_size from 1, "
+                "val_fraction below 1, erase up to 1, and none below 0"
             )
         _, height, width = self.source.image_shape
         if shift >= min(height, width):
@@ -149,6 +155,12 @@ class FashionMNISTDataModule(L.LightningDataModule):
             return {"train": whole}
         parts = stratified_split(whole.labels, self.val_fraction, SPLIT_SEED)
         train, val = (Split(whole.images[indices], whole.labels[indices]) for indices in parts)
+        counts = [split.labels.bincount(minlength=len(self.source.classes)) for split in (whole, val)]
+        if lacking := [self.source.classes[label] for label in ((counts[0] > 0) & (counts[1] == 0)).nonzero()]:
+            rank_zero_warn(
+                f"The validation split has no image of {shorten(', '.join(lacking), 100)}: too few images for a "
+                f"val_fraction of {self.val_fraction}"
+            )
         return {"train": train, "val": val}
 
     def load_checked(self, part: Part) -> Split:

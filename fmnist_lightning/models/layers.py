@@ -1,5 +1,10 @@
 """What the nets are made of: scaling of images, dropout with cheap masks, Keras's initial weights."""
 
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from operator import index
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +12,31 @@ from torch.nn import functional as F
 BYTE_VALUES = 256  # one random byte decides about one activation
 
 ImageShape = tuple[int, int, int]  # channels, height, width
+
+
+def as_shape(image_shape: Sequence[int]) -> ImageShape:
+    """The shape as three plain integers. Raises ValueError if it is another shape than channels, height and width."""
+    try:
+        channels, height, width = map(index, image_shape)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise ValueError(
+            f"cannot use the image_shape {image_shape!r}: expected channels, height and width, such as (1, 28, 28)"
+        )
+    return channels, height, width
+
+
+def as_rates(dropout: float | Iterable[float], most: int, *, exactly: bool = True) -> list[float]:
+    """Dropout rates, `most` of them or with `exactly=False` up to that; a number stands for three equal ones.
+
+    Raises ValueError for another number of rates.
+    """
+    rates: list[Any] = list(dropout) if isinstance(dropout, Iterable) else [dropout] * 3
+    if not all(isinstance(rate, Real) for rate in rates) or len(rates) > most or (exactly and len(rates) < most):
+        count = most if exactly else f"up to {most}"
+        raise ValueError(f"cannot use the dropout {dropout!r}: expected {count} rates, or one number for all")
+    return [float(rate) for rate in rates]
 
 
 def check_images(images: Tensor, image_shape: ImageShape) -> None:

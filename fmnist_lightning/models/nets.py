@@ -2,16 +2,27 @@
 
 Axes: B images, C channels, H rows, W columns. A comment on a layer is the shape of its output, for images 28 x 28.
 Each net takes images as they are stored, (B, C, H, W) uint8, scales them itself, and returns logits (B, num_classes).
-The original's nets take dropout rates after the first pooling, the second pooling and the dense layer.
+The original's nets take dropout rates after the first pooling, the second pooling and the dense layer, or one number
+for all three.
 """
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 
 from torch import Tensor, nn
 
-from fmnist_lightning.models.layers import Conv2d, Dropout, ImageShape, check_images, init_as_keras, scale_images
+from fmnist_lightning.models.layers import (
+    Conv2d,
+    Dropout,
+    ImageShape,
+    as_rates,
+    as_shape,
+    check_images,
+    init_as_keras,
+    scale_images,
+)
 from fmnist_lightning.models.residual import ResidualNet
 from fmnist_lightning.models.timm_net import PREFIX, TimmNet
 
@@ -45,11 +56,11 @@ class SeedNet(nn.Module):
         self,
         image_shape: ImageShape = (1, 28, 28),
         num_classes: int = 10,
-        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+        dropout: float | Sequence[float] = (0.25, 0.25, 0.5),
     ) -> None:
         super().__init__()
-        self.image_shape = channels, *size = image_shape
-        first, second, dense = dropout
+        self.image_shape = channels, *size = as_shape(image_shape)
+        first, second, dense = as_rates(dropout, 3)
         height, width = (((length - 2) // 2 - 2) // 2 for length in size)
         check_size("seed", size, 10, 64 * height * width * 128)
         # The second pooling takes 10 of 11 rows of its input, which need 12 of 13 pooled rows, so 24 of 26 rows of the
@@ -91,11 +102,11 @@ class NotebookNet(nn.Module):
         self,
         image_shape: ImageShape = (1, 28, 28),
         num_classes: int = 10,
-        dropout: Sequence[float] = (0.5, 0.5, 0.0),
+        dropout: float | Sequence[float] = (0.5, 0.5, 0.0),
     ) -> None:
         super().__init__()
-        self.image_shape = channels, *size = image_shape
-        first, second, dense = dropout
+        self.image_shape = channels, *size = as_shape(image_shape)
+        first, second, dense = as_rates(dropout, 3)
         height, width = (((length - 4) // 2 - 2) // 2 for length in size)
         check_size("notebook", size, 12, 128 * height * width * 128)
         self.layers = nn.Sequential(  # (B, C, 28, 28)
@@ -140,7 +151,7 @@ def build_net(
     model: str,
     image_shape: ImageShape,
     num_classes: int,
-    dropout: Sequence[float] | None = None,
+    dropout: float | Sequence[float] | None = None,
     *,
     pretrained: bool = False,
 ) -> nn.Module:
@@ -152,8 +163,10 @@ def build_net(
     if model.startswith(PREFIX):
         builders = {model: partial(TimmNet, model.removeprefix(PREFIX))}
     if model not in builders:
-        raise ValueError(f"cannot build the model {model!r}: expected one of {', '.join(MODELS)}, or {PREFIX}NAME")
+        meant = "".join(f"; did you mean {close}?" for close in get_close_matches(model.lower(), MODELS, 1))
+        wanted = f"expected one of {', '.join(MODELS)}, or {PREFIX}NAME such as {PREFIX}resnet18"
+        raise ValueError(f"cannot build the model {model!r}: {wanted}{meant}")
     own = {**({} if dropout is None else {"dropout": dropout}), **({"pretrained": True} if pretrained else {})}
     if refused := own.keys() - signature(builders[model]).parameters:
         raise ValueError(f"cannot build the model {model!r}: it has no option {refused.pop()} (leave it out)")
-    return builders[model](tuple(image_shape), num_classes, **own)
+    return builders[model](as_shape(image_shape), num_classes, **own)

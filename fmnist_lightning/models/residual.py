@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmnist_lightning.models.layers import Conv2d, Dropout, ImageShape, check_images, scale_images
+from fmnist_lightning.models.layers import (
+    Conv2d,
+    Dropout,
+    ImageShape,
+    as_rates,
+    as_shape,
+    check_images,
+    scale_images,
+)
 
 # Mean and standard deviation of the pixels of Fashion-MNIST's training set, in 0..1; tests/models/test_nets.py computes
 # them. All data sets and channels use them: they only center inputs roughly, and batch norm follows the first layer.
@@ -53,28 +61,29 @@ class ResidualNet(nn.Module):
 
     `stem` has the channels of the first convolutions. The last of them has `stem_stride`: 2 halves the size, so all
     later layers do a quarter of the work. `widths` has the channels of each stage's block. Every stage except the first
-    halves the size. `dropout` has the rates after the last stages.
+    halves the size. `dropout` has the rates after the last stages; a number is that of the last three.
     """
 
     def __init__(
         self,
         image_shape: ImageShape,
         num_classes: int,
-        dropout: Sequence[float] = (0.25, 0.25, 0.5),
+        dropout: float | Sequence[float] = (0.25, 0.25, 0.5),
         *,
         stem: Sequence[int],
         widths: Sequence[int],
         stem_stride: int = 2,
     ) -> None:
         super().__init__()
-        self.image_shape = channels, *_ = image_shape
+        self.image_shape = channels, *_ = as_shape(image_shape)
         self.mean, self.std = PIXEL_MEAN, PIXEL_STD
         layers: list[nn.Module] = []  # (B, C, H, W)
         for number, outputs in enumerate(stem, 1):
             stride = stem_stride if number == len(stem) else 1
             layers += [convolution(channels, outputs, 3, stride), nn.BatchNorm2d(outputs), nn.ReLU()]  # (B, C, H, W)
             channels = outputs
-        rates = [0.0] * (len(widths) - len(dropout)) + [*dropout]
+        last_rates = as_rates(dropout, len(widths), exactly=False)
+        rates = [0.0] * (len(widths) - len(last_rates)) + last_rates
         for stage, (outputs, rate) in enumerate(zip(widths, rates, strict=True)):
             # (B, C, H, W), then (B, C, H / 2, W / 2), rounded up, and so on
             layers += [Block(channels, outputs, 2 if stage else 1), Dropout(rate)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fmnist_lightning.cli import require
-from fmnist_lightning.models.layers import ImageShape, check_images, scale_images
+from fmnist_lightning.models.layers import ImageShape, as_shape, check_images, scale_images
 
 PREFIX = "timm:"
 # timm's models halve an image five times, and most fail if nothing is left of it, as of 28 x 28.
@@ -36,8 +36,9 @@ class TimmNet(nn.Module):
         # Also refuses timm's names of models on the internet or on disk, which a stranger's card could have.
         if not timm.is_model(name):
             close = get_close_matches(name.partition(".")[0], timm.list_models()) or ["resnet18"]
-            raise ValueError(f"cannot build {PREFIX}{name}: timm has no such model (close: {', '.join(close)})")
-        self.image_shape = channels, height, width = image_shape
+            reason = "timm has no such model" if name else "the name of a model is missing"
+            raise ValueError(f"cannot build {PREFIX + name!r}: {reason} (such as {PREFIX}{f', {PREFIX}'.join(close)})")
+        self.image_shape = channels, height, width = as_shape(image_shape)
         config: Any = timm.get_pretrained_cfg(name)
         arguments: dict[str, Any] = {"in_chans": channels, "num_classes": num_classes}
 

@@ -1,7 +1,9 @@
 """The LightningModule, which wires model, loss, metrics, and optimizer."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
+from textwrap import shorten
 from typing import Any
 
 import lightning as L
@@ -10,13 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from fmnist_lightning.data.batches import Batch
+from fmnist_lightning.data.batches import Batch, first_tensors, labels_and_targets
 from fmnist_lightning.data.source import DataError, DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import EpochMetrics
-from fmnist_lightning.models.layers import ImageShape
+from fmnist_lightning.models.layers import ImageShape, as_shape
 from fmnist_lightning.models.nets import build_net
 from fmnist_lightning.runs.options import ModuleOptions, TrainOptions, values_of
 from fmnist_lightning.training.distillation import Teacher
@@ -31,7 +33,8 @@ class Classifier(L.LightningModule):
 
     It logs once an epoch: the loss and all METRICS in validation and test, the loss and accuracy in training. Those of
     training come from the training steps themselves: with dropout and augmentation, while the weights change. If images
-    are blended, the label with the larger share counts. `predict` gives probabilities (B, num_classes) float32.
+    are blended, the label with the larger share counts. `predict` gives probabilities (B, num_classes) float32. Of
+    several dataloaders, each has its own metrics, such as val/loss/dataloader_idx_0.
 
     A checkpoint says which own objects (`net`, `loss`, `optimizer`, `schedule`) there were, and does not hold them.
     `load_from_checkpoint` needs them again. Raises ValueError if an argument is missing, unknown, or does not suit the
@@ -42,13 +45,14 @@ class Classifier(L.LightningModule):
         image_shape: Channels, height and width of the images.
         num_classes: Number of classes, 2 or more.
         class_names: Names of the classes, by label, for plots and predictions.
-        dropout: Dropout rates, three for all but timm's models. Default: the model's own.
+        dropout: Dropout rates, three for all but timm's models, or one number for all three. Default: the model's own.
         optimizer: adam (Keras's), muon, sgd (with Nesterov momentum of 0.9) or adamw. Or a function that makes one from
             the parameters of the model; lr and weight_decay don't apply to it.
         lr: Learning rate. For one_cycle and cosine, its peak.
         weight_decay: Decoupled weight decay, as in AdamW; for sgd, L2 regularization.
         schedule: constant, one_cycle or cosine, for each optimizer step of the whole training. Or a function that makes
             a scheduler from the optimizer, or Lightning's dictionary of one. Lightning steps a scheduler once an epoch.
+            ReduceLROnPlateau looks at val/loss, in its mode max at val/accuracy.
         label_smoothing: Label smoothing of the training loss. The logged loss has none.
         class_weights: Weights of the classes in the training loss, by label. The logged loss has none.
         pretrained: Start a timm model from its pretrained weights, which are downloaded.
@@ -65,7 +69,7 @@ class Classifier(L.LightningModule):
         image_shape: ImageShape = (1, 28, 28),
         num_classes: int = 10,
         class_names: Sequence[str] | None = None,
-        dropout: Sequence[float] | None = None,
+        dropout: float | Sequence[float] | None = None,
         optimizer: str | Callable[[Iterable[nn.Parameter]], Optimizer] = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -82,28 +86,20 @@ class Classifier(L.LightningModule):
             raise ValueError(f"cannot load own objects from a checkpoint: give {', '.join(lacking)} again")
         check_name("optimizer", optimizer, OPTIMIZERS)
         check_name("schedule", schedule, SCHEDULES)
-        if num_classes < 2:
-            raise ValueError(f"cannot classify into num_classes {num_classes}: expected 2 or more")
-        if isinstance(class_weights, str):
-            raise ValueError(f"cannot use class_weights {class_weights!r}: expected {num_classes} numbers, by label")
-        for name, values in (("class_names", class_names), ("class_weights", class_weights)):
-            if values is not None and len(values) != num_classes:
-                raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
-        if not (lr > 0 and weight_decay >= 0 and 0 <= label_smoothing < 1):
+        check_classes(num_classes, class_names, class_weights)
+        if not fits(lambda: lr > 0 and weight_decay >= 0 and 0 <= label_smoothing < 1):
             raise ValueError(
-                f"cannot use lr {lr}, weight_decay {weight_decay}, label_smoothing {label_smoothing}: expected above "
-                "0, from 0, and from 0 to below 1"
+                f"cannot use lr {lr!r}, weight_decay {weight_decay!r}, label_smoothing {label_smoothing!r}: expected "
+                "above 0, from 0, and from 0 to below 1"
             )
-        if class_weights is not None and not (min(class_weights) >= 0 and max(class_weights) > 0):
-            raise ValueError(f"cannot use class_weights {list(class_weights)}: expected 0 or more, and one above 0")
+        check_objects(model, net, loss)
         if loss is not None and (label_smoothing or class_weights is not None):
             raise ValueError("cannot use label_smoothing or class_weights with an own loss (leave them out)")
-        if model is None and net is None:
-            raise ValueError("cannot build the model: it is an own one, which no checkpoint holds (give net again)")
         # Plain values, which a checkpoint holds.
         model = model if net is None else None
+        image_shape, num_classes = as_shape(image_shape), int(num_classes)
         class_names = None if class_names is None else list(class_names)
-        dropout = None if dropout is None else list(dropout)
+        dropout = list(dropout) if isinstance(dropout, Iterable) else dropout
         class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         own = dict.fromkeys([name for name, given in objects.items() if callable(given)], OWN)
         # A checkpoint has the weights, so that none are downloaded to load it.
@@ -143,15 +139,31 @@ class Classifier(L.LightningModule):
         # DDP averages gradients over ranks, whose shards of a batch may differ in size.
         return loss * (len(batch.labels) * self.trainer.world_size / batch.total)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int | None = None) -> None:
         self.shared_step(batch, self.val_metrics)
+        if dataloader_idx is not None:
+            trainer = self.trainer
+            lengths = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+            self.finish_loader(self.val_metrics, batch_idx, lengths[dataloader_idx])
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int | None = None) -> None:
         self.shared_step(batch, self.test_metrics)
+        if dataloader_idx is not None:
+            self.finish_loader(self.test_metrics, batch_idx, self.trainer.num_test_batches[dataloader_idx])
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def finish_loader(self, metrics: EpochMetrics, batch_idx: int, length: float) -> None:
+        """After the last batch of one of several dataloaders, log its metrics, to which Lightning adds its number."""
+        if math.isinf(length):
+            raise ValueError("cannot evaluate on several dataloaders: one has no length (use a dataset with __len__)")
+        if batch_idx + 1 == length:
+            if not self.trainer.sanity_checking:
+                self.log_epoch(metrics)
+            metrics.reset()
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Probabilities (B, num_classes) float32 for a batch of images, or one that starts with them."""
-        return self.logits(batch if isinstance(batch, Tensor) else batch[0]).softmax(dim=1).float()
+        [images] = [batch] if isinstance(batch, Tensor) else first_tensors(batch, 1)
+        return self.logits(images).softmax(dim=1).float()
 
     def shared_step(self, batch: Any, metrics: EpochMetrics) -> tuple[Batch, Tensor]:
         """The batch as a `Batch`, and its logits (B, num_classes), which `metrics` keeps."""
@@ -164,19 +176,21 @@ class Classifier(L.LightningModule):
         """Logits (B, num_classes) in float32 or better. Raises ValueError if the net gives another shape."""
         logits = self(images)
         expected = (len(images), self.hparams["num_classes"])
-        if logits.shape != expected:
-            raise ValueError(f"cannot use logits {tuple(logits.shape)}: expected {expected} (adapt the model)")
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else f"that are a {type(logits).__name__}"
+            raise ValueError(f"cannot use logits {found}: expected {expected} (adapt the model, or num_classes)")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def as_batch(self, batch: Sequence[Tensor], done: int) -> Batch:
+    def as_batch(self, batch: Any, done: int) -> Batch:
         """A `Batch` from (images, labels, ...), after `done` images of this rank.
 
-        Indices are those of a DistributedSampler that does not shuffle. Labels may be probabilities (B, num_classes),
-        as MixUp and CutMix of torchvision make them.
+        Indices are those of a DistributedSampler that does not shuffle. Labels may be integers (B, 1), or probabilities
+        (B, num_classes), as MixUp and CutMix of torchvision make them. Raises ValueError for other batches.
         """
-        images, labels = batch[:2]
-        targets = labels if labels.is_floating_point() else None
-        labels = labels.long() if targets is None else targets.argmax(dim=1)
+        images, labels = first_tensors(batch, 2)
+        # A look at values waits for a GPU, so there only once an epoch; later wrong labels are a device-side assert.
+        look = not done or labels.device.type == "cpu"
+        labels, targets = labels_and_targets(labels, len(images), self.hparams["num_classes"], look=look)
         ranks = self.trainer.world_size
         indices = (torch.arange(len(labels), device=labels.device) + done) * ranks + self.global_rank
         return Batch(images, labels, indices, len(labels) * ranks, targets)
@@ -185,7 +199,11 @@ class Classifier(L.LightningModule):
         """The training loss of a batch, for labels (B,) or probabilities (B, num_classes)."""
         if self.own_loss:
             [own_loss] = self.own_loss
-            return (own_loss.to(logits.device) if isinstance(own_loss, nn.Module) else own_loss)(logits, targets)
+            loss = (own_loss.to(logits.device) if isinstance(own_loss, nn.Module) else own_loss)(logits, targets)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                found = f"values {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+                raise ValueError(f"cannot use a loss that returns {found}: expected one number, as a tensor")
+            return loss
         smoothing = self.hparams["label_smoothing"]
         if self.class_weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
@@ -222,12 +240,16 @@ class Classifier(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:  # of a few batches, which may lack a class
-            self.log_epoch(self.val_metrics)
+            self.log_pending(self.val_metrics)
         self.val_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
-        self.log_epoch(self.test_metrics)
+        self.log_pending(self.test_metrics)
         self.test_metrics.reset()
+
+    def log_pending(self, metrics: EpochMetrics) -> None:
+        if metrics.pending:  # those of several dataloaders are logged
+            self.log_epoch(metrics)
 
     def log_epoch(self, metrics: EpochMetrics, *, in_step: bool = False) -> None:
         values = dict(metrics.compute())
@@ -242,6 +264,13 @@ class Classifier(L.LightningModule):
         if self.teacher:
             weight = next(self.net.parameters())
             self.teacher.net.to(weight.device, weight.dtype)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            reason = shorten(str(error), 250)  # torch lists all weights
+            raise RuntimeError(f"cannot load weights of another model: {reason}") from None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save who the teacher is and, in the middle of an epoch, the outputs so far of all ranks."""
@@ -265,8 +294,12 @@ class Classifier(L.LightningModule):
         else:
             make = OPTIMIZERS[self.optimizer]
             optimizer = make(parameters, lr=hparams["lr"], weight_decay=hparams["weight_decay"])
+        if not isinstance(optimizer, Optimizer):
+            found = type(optimizer).__name__
+            raise ValueError(f"cannot use the optimizer's function: it returns a {found}, expected an Optimizer")
         if callable(self.schedule):
-            return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer)}
+            plan: Any = as_plan(self.schedule(optimizer))
+            return {"optimizer": optimizer, "lr_scheduler": plan}
         if not (plan := SCHEDULES[self.schedule]):
             return optimizer
         scheduler = plan(optimizer, self.planned_steps())
@@ -287,9 +320,63 @@ class Classifier(L.LightningModule):
         return max(1, int(steps))
 
 
+def as_plan(scheduler: Any) -> dict[str, Any]:
+    """Lightning's dictionary of a scheduler, with a monitor if it needs one. Raises ValueError if it is none."""
+    plan = dict(scheduler) if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
+    made = plan.get("scheduler")
+    if not hasattr(made, "optimizer"):
+        raise ValueError(f"cannot use the schedule's function: it returns a {type(scheduler).__name__}, no scheduler")
+    if isinstance(made, ReduceLROnPlateau):
+        plan.setdefault("monitor", "val/loss" if made.mode == "min" else "val/accuracy")
+    return plan
+
+
 def check_name(kind: str, name: object, known: Iterable[str]) -> None:
     if not callable(name) and name not in list(known):
-        raise ValueError(f"cannot use the {kind} {name!r}: expected one of {', '.join(known)}")
+        found = repr(name) if isinstance(name, str) else f"of type {type(name).__name__}"
+        raise ValueError(
+            f"cannot use the {kind} {found}: expected one of {', '.join(known)}, or a function that makes one"
+        )
+
+
+def check_classes(num_classes: Any, class_names: Any, class_weights: Any) -> None:
+    """Raise ValueError unless there are two classes or more, and a name and a weight for each, if any."""
+    if not isinstance(num_classes, Integral) or int(num_classes) < 2:
+        raise ValueError(f"cannot classify into num_classes {num_classes!r}: expected an integer of 2 or more")
+    for name, values, kind in (("class_names", class_names, "texts"), ("class_weights", class_weights, "numbers")):
+        if values is None:
+            continue
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ValueError(f"cannot use {name} {values!r}: expected {num_classes} {kind}, by label")
+        if len(values) != num_classes:
+            raise ValueError(f"cannot use {len(values)} {name}: num_classes is {num_classes} (give one per class)")
+    if class_names is not None and not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f"cannot use class_names {list(class_names)}: expected texts")
+    if class_weights is not None and not fits(lambda: min(class_weights) >= 0 and max(class_weights) > 0):
+        raise ValueError(f"cannot use class_weights {list(class_weights)}: expected 0 or more, and one above 0")
+
+
+def fits(check: Callable[[], bool]) -> bool:
+    """Whether a check of numbers holds; it does not for what can't be compared with a number."""
+    try:
+        return check()
+    except TypeError:
+        return False
+
+
+def check_objects(model: object, net: object, loss: object) -> None:
+    """Raise ValueError unless there is a model, and own objects are of the kind that is needed."""
+    if isinstance(model, nn.Module):
+        raise ValueError(f"cannot use a {type(model).__name__} as model: expected a name (give an own model as net)")
+    if model is None and net is None:
+        raise ValueError("cannot build the model: it is an own one, which no checkpoint holds (give net again)")
+    for name, given in (("net", net), ("loss", loss)):
+        if isinstance(given, type):
+            raise ValueError(f"cannot use the {name} {given.__name__}: it is a class (give {given.__name__}(...))")
+    if not isinstance(net, nn.Module | None):
+        raise ValueError(f"cannot use the net {net!r}: expected an nn.Module")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"cannot use the loss {loss!r}: expected a function of logits and labels")
 
 
 def build_classifier(

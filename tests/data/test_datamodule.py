@@ -1,6 +1,7 @@
 """The datamodule is a good Lightning citizen: with a Trainer, with loaders alone, and with a data set of one's own."""
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,16 @@ def test_data_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"val_fraction": 1.0}, {"erase": 5.0}, {"shift": -3}, {"mixup": -1.0}], ids=str
+    "wrong",
+    [
+        *({"batch_size": wrong} for wrong in (0, 12.5, "128", None)),
+        *({"val_fraction": wrong} for wrong in (1.0, "0.1", None)),
+        *({"seed": wrong} for wrong in (-1, 0.5, None)),
+        {"erase": 5.0},
+        {"shift": -3},
+        {"mixup": -1.0},
+    ],
+    ids=str,
 )
 def test_values_out_of_range_are_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=next(iter(wrong))):
@@ -227,3 +237,13 @@ def test_lightning_cli_explains_every_argument(monkeypatch: pytest.MonkeyPatch) 
     helps = {action.dest: action.help for action in cli.parser._actions if action.dest.startswith("data.")}
     assert {f"data.{name}" for name in FashionMNISTDataModule.__init__.__annotations__} - {"data.return"} <= {*helps}
     assert all(len(text) > 20 for text in helps.values())
+
+
+def test_class_without_a_validation_image_is_named() -> None:
+    """Four of its images are too few for a tenth; fourteen are enough."""
+    for count, lacks in ((4, True), (14, False)):
+        datamodule = FashionMNISTDataModule(Toy(labels=(torch.arange(40) < count).long()).source)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            datamodule.setup("fit")
+        assert [str(one.message).partition(":")[0][-2:] for one in caught] == [" b"] * lacks

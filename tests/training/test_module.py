@@ -5,6 +5,7 @@ from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import lightning as L
 import numpy as np
@@ -22,9 +23,11 @@ from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.source import DataError, DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import Outputs
+from fmnist_lightning.models.layers import Dropout
 from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.runs.checkpoints import load_weights
 from fmnist_lightning.runs.options import TrainOptions
+from fmnist_lightning.training import module as module_file
 from fmnist_lightning.training.distillation import Teacher
 from fmnist_lightning.training.evaluate import check_counted_once
 from fmnist_lightning.training.module import Classifier, build_classifier
@@ -161,14 +164,28 @@ OWN: dict[str, Any] = {"image_shape": (2, 5, 4), "num_classes": 3}
         ({"model": "gone"}, "compact"),
         ({"optimizer": "gone"}, "muon"),
         ({"schedule": "gone"}, "one_cycle"),
-        ({"num_classes": 1}, "num_classes"),
-        ({"class_names": ["a", "b"]}, "class_names"),
+        ({"optimizer": None}, "NoneType"),
+        ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, "of type SGD"),
+        ({"schedule": torch.optim.lr_scheduler.StepLR(torch.optim.SGD(nn.Linear(1, 1).parameters()), 1)}, "StepLR"),
+        *(({"num_classes": wrong}, "num_classes") for wrong in (1, 0, 10.0, "10", None)),
+        *(({"class_names": wrong}, "class_names") for wrong in (["a", "b"], "abcdefghij", 10, [*range(10)])),
+        *(({"image_shape": wrong}, "image_shape") for wrong in ((28, 28), 28, (0, 28, 28), (1.0, 28, 28), "28")),
+        ({"net": nn.Flatten(), "image_shape": (28, 28)}, "image_shape"),
+        *(({"dropout": wrong}, "dropout") for wrong in ([0.1], [0.1] * 4, "0.3", ["0.3"] * 3)),
+        ({"model": "compact", "dropout": [0.1] * 4}, "up to 3"),
+        ({"dropout": 1.0}, "rate 1"),
+        ({"model": nn.Flatten()}, "net"),
+        ({"net": nn.Flatten}, r"Flatten\(...\)"),
+        ({"net": "seed"}, "nn.Module"),
+        ({"loss": nn.CrossEntropyLoss}, r"CrossEntropyLoss\(...\)"),
+        ({"loss": "mse"}, "function"),
+        ({"class_weights": ["1"] * 10}, "class_weights"),
         ({"class_weights": [1.0] * 9}, "class_weights"),
         ({"class_weights": "balanced"}, "10 numbers"),
         ({"num_classes": 8, "class_weights": "balanced"}, "8 numbers"),
         ({"class_weights": [0.0] * 10}, "class_weights"),
         ({"class_weights": [-1.0] + [1.0] * 9}, "class_weights"),
-        ({"lr": 0.0}, "lr"),
+        *(({"lr": wrong}, "lr") for wrong in (0.0, None, "0.1")),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"loss": "own"}, "loss"),
@@ -180,9 +197,99 @@ def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], expected
         Classifier(**arguments)
 
 
-def test_net_of_other_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(6, 4\)"):
-        in_step(Classifier(net=Dense(4), **OWN)).training_step((IMAGES, LABELS), 0)
+@pytest.mark.parametrize("model", ["seed", "notebook", "compact", "advanced"])
+def test_one_dropout_rate_stands_for_three(model: str) -> None:
+    nets = [Classifier(model, dropout=dropout).net for dropout in (0.25, [0.25, 0.25, 0.25])]
+    rates = [[layer.rate for layer in net.modules() if isinstance(layer, Dropout)] for net in nets]
+    assert rates[0] == rates[1]
+    assert rates[0][-3:] == [0.25] * 3
+
+
+@pytest.mark.parametrize(("net", "found"), [(Dense(4), r"\(6, 4\)"), (nn.LSTM(4, 3), "a tuple")])
+def test_logits_of_another_kind_are_refused(net: nn.Module, found: str) -> None:
+    images = IMAGES if isinstance(net, Dense) else torch.zeros(6, 4)
+    with pytest.raises(ValueError, match=found):
+        in_step(Classifier(net=net, **OWN)).training_step((images, LABELS), 0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        ({"image": IMAGES, "label": LABELS}, "a dict"),
+        (IMAGES, "a Tensor"),
+        ([IMAGES], "list of Tensor"),
+        ([[IMAGES, LABELS], [IMAGES, LABELS]], "list of list, list"),
+        ((IMAGES, LABELS.numpy()), "ndarray"),
+        ((IMAGES, LABELS[:5]), r"\(5,\)"),
+        ((IMAGES[:0], LABELS[:0]), "of 0 images"),
+        ((IMAGES, F.one_hot(LABELS)), r"\(6, 3\) torch.int64"),
+        ((IMAGES, LABELS.float()), "torch.float32"),
+        ((IMAGES, torch.rand(6, 4)), r"\(6, 4\)"),
+        ((IMAGES, LABELS + 1), "from 1 to 3"),
+        ((IMAGES, LABELS - 1), "from -1 to 1"),
+    ],
+)
+def test_unsuitable_batch_is_refused_by_what_it_holds(batch: Any, found: str) -> None:
+    module = in_step(Classifier(net=Dense(), **OWN))
+    for step in (module.training_step, module.validation_step, module.test_step):
+        with pytest.raises(ValueError, match=found):
+            step(batch, 0)
+
+
+def test_batch_that_predicts_nothing_is_refused() -> None:
+    for batch in ({"image": IMAGES}, [], ["a"]):
+        with pytest.raises(ValueError, match=type(batch).__name__):
+            Classifier(net=Dense(), **OWN).predict_step(batch, 0)
+
+
+def test_labels_in_a_column_count_as_labels() -> None:
+    losses = [
+        in_step(Classifier(net=net, **OWN)).training_step((IMAGES, labels), 0)
+        for net in [Dense()]
+        for labels in (LABELS, LABELS[:, None])
+    ]
+    assert torch.equal(*losses)
+
+
+def test_labels_of_a_gpu_are_looked_at_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    module = in_step(Classifier(net=Dense(), **OWN))
+    monkeypatch.setattr(module_file, "labels_and_targets", lambda *args, look: (looks.append(look), (LABELS, None))[1])
+    on_gpu: Any = MagicMock(spec=Tensor, device=torch.device("cuda"))
+    for done, labels in ((0, LABELS), (6, LABELS), (0, on_gpu), (6, on_gpu)):
+        module.as_batch((IMAGES, labels), done)
+    assert looks == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (nn.CrossEntropyLoss(reduction="none"), r"\(6,\)"),
+        (lambda logits, labels: 0.5, "float"),
+        (lambda logits, labels: None, "NoneType"),
+    ],
+)
+def test_loss_of_no_single_number_is_refused(loss: Any, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        in_step(Classifier(net=Dense(), loss=loss, **OWN)).training_step((IMAGES, LABELS), 0)
+
+
+@pytest.mark.parametrize("own", ["optimizer", "schedule"])
+@pytest.mark.parametrize("made", [None, (1,), {"optimizer": 1}])
+def test_function_that_makes_no_such_part_is_refused(own: str, made: Any) -> None:
+    module = Classifier(net=Dense(), **{own: lambda given: made}, **OWN)
+    with pytest.raises(ValueError, match=own):
+        module.configure_optimizers()
+
+
+def test_weights_of_another_model_are_refused_in_one_line() -> None:
+    weights = Classifier("compact").state_dict()
+    with pytest.raises(RuntimeError, match="another model") as refused:
+        Classifier().load_state_dict(weights)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+    with pytest.raises(UserError, match=r"best\.ckpt.*net\.layers\.0\.weight"):
+        load_weights(Classifier(), {"state_dict": weights}, Path("best.ckpt"))
 
 
 def test_each_argument_is_explained_and_parsed() -> None:
@@ -252,7 +359,7 @@ def test_hyperparameters_name_own_parts() -> None:
     assert named == {"model": None, "loss": "own", "optimizer": "own", "schedule": "own"}
     configured: Any = module.configure_optimizers()
     assert isinstance(configured["optimizer"], torch.optim.SGD)
-    assert isinstance(configured["lr_scheduler"], torch.optim.lr_scheduler.StepLR)
+    assert isinstance(configured["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.StepLR)
 
 
 def options_and_info(**options: Any) -> tuple[TrainOptions, DataInfo]:

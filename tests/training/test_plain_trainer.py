@@ -18,7 +18,8 @@ from several import run_ranks
 from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fmnist_lightning import load_classifier
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
@@ -119,6 +120,31 @@ def test_plain_loaders_serve_every_stage(images: Tensor, collate: Any) -> None:
     assert torch.equal(module.test_metrics.outputs.indices, torch.arange(30))
     alone: Any = torch.cat(trainer.predict(module, DataLoader(images, batch_size=7)))
     torch.testing.assert_close(alone, probs)
+
+
+def test_several_loaders_have_metrics_of_their_own() -> None:
+    """Under Lightning's names, in training, validation and test; each is what the loader has alone."""
+    module, trainer = new_module(), new_trainer(max_epochs=1)
+    loaders = [loader(), DataLoader(TensorDataset(IMAGES[:9], LABELS[:9]), batch_size=4)]
+    trainer.fit(module, loader(), loaders)
+    fitted = trainer.callback_metrics
+    for stage, evaluate in (("val", trainer.validate), ("test", trainer.test)):
+        several = evaluate(module, loaders, verbose=False)
+        for number, one in enumerate(loaders):
+            [alone] = evaluate(module, one, verbose=False)
+            assert several[number] == {f"{name}/dataloader_idx_{number}": value for name, value in alone.items()}
+            assert stage == "test" or fitted[f"val/loss/dataloader_idx_{number}"].item() == alone["val/loss"]
+    probs: Any = trainer.predict(module, loaders)
+    assert [sum(map(len, part)) for part in probs] == [30, 9]
+
+
+def test_several_loaders_without_length_are_refused() -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return zip(IMAGES, LABELS, strict=True)
+
+    with pytest.raises(ValueError, match="no length"):
+        new_trainer().test(new_module(), [DataLoader(Stream(), batch_size=4), loader()], verbose=False)
 
 
 @pytest.mark.usefixtures("small_drawn")
@@ -289,6 +315,15 @@ def test_weights_are_pruned_and_made_a_vector() -> None:
     assert vector.numel() == sum(one.numel() for one in module.parameters())
     weights = torch.cat([value.flatten() for name, value in module.state_dict().items() if name.endswith("weight")])
     assert (weights == 0).float().mean() > 0.4
+
+
+@pytest.mark.parametrize(("mode", "monitor"), [("min", "val/loss"), ("max", "val/accuracy")])
+def test_plateau_schedule_looks_at_validation(mode: Any, monitor: str) -> None:
+    trainer = new_trainer(max_epochs=2)
+    trainer.fit(new_module(schedule=lambda made: ReduceLROnPlateau(made, mode, patience=0)), loader(), loader())
+    [configured] = trainer.lr_scheduler_configs
+    assert configured.monitor == monitor
+    assert configured.scheduler.last_epoch == 2
 
 
 def make_net() -> nn.Module:
