@@ -150,8 +150,12 @@ def begin() -> None:
             os.set_inheritable(descriptor, True)
         os.close(descriptor)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            stream = os.fdopen(descriptor, "w", encoding="utf-8")
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
         if getattr(sys, name) is getattr(sys, f"__{name}__"):  # else it is a notebook's or a test's, or prepared
-            setattr(sys, name, prepared(getattr(sys, name) or os.fdopen(descriptor, "w", encoding="utf-8")))
+            setattr(sys, name, prepared(getattr(sys, name)))
 
 
 def prepared(stream: Any) -> io.TextIOWrapper:
@@ -169,7 +173,7 @@ def prepared(stream: Any) -> io.TextIOWrapper:
 def output_fault() -> OSError | None:
     """What keeps standard output from being written, if it can't be."""
     buffer: Any = getattr(sys.stdout, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)
+    raw = buffer if isinstance(buffer, Output) else getattr(buffer, "raw", None)
     return raw.error if isinstance(raw, Output) else None
 
 
