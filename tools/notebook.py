@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sysconfig
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -37,7 +38,7 @@ def source_digest(notebook: NotebookNode) -> str:
 
 
 def execute(notebook: NotebookNode, folder: Path) -> None:
-    """Run the cells in `folder`, by this interpreter, without a file in the user's home.
+    """Run the cells in `folder`, by this interpreter in its environment, without a file in the user's home.
 
     Raises nbclient's CellExecutionError if a cell fails.
     """
@@ -45,6 +46,8 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     with TemporaryDirectory() as own, patch.dict(os.environ, {name: str(Path(own) / name) for name in JUPYTER_FOLDERS}):
         for name in JUPYTER_FOLDERS:
             (Path(own) / name).mkdir()
+        # As in an activated environment, so that printed commands have no path of this machine.
+        os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
         client = NotebookClient(notebook, km=kernel, timeout=TIMEOUT, resources={"metadata": {"path": str(folder)}})
         client.execute(cleanup_kc=True)
 
