@@ -75,7 +75,7 @@ def test_wheel_finds_recipes_by_name(installed: Path, tmp_path: Path) -> None:
 def test_wheel_names_commands_that_it_has(installed: Path, tmp_path: Path) -> None:
     done = run_installed(installed, tmp_path, "-m", "fmnist_lightning", "join")
     assert done.returncode == 2
-    assert "see python -m fmnist_lightning join --help" in done.stderr
+    assert "python -m fmnist_lightning join --help" in done.stderr
     done = run_installed(
         installed, tmp_path, "-c", "from fmnist_lightning import cli; cli.require(['none'], 'x', 'tune')"
     )

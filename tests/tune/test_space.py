@@ -43,7 +43,7 @@ def write_space(folder: Path, content: Any) -> Path:
         ({"lr": {"low": 0, "high": 0.2}}, "lr is 0"),
         ({"lr": {"low": 0.2, "high": 0.1}}, "low <= high"),
         ({"lr": {"low": 0.1, "high": 0.3, "step": 0.15}}, "step=0.15"),
-        ({"batch_size": {"low": True, "high": 8}}, "batch_size is True"),
+        ({"batch_size": {"low": True, "high": 8}}, "batch_size is true"),
         ({"flip": {"low": False, "high": True}}, "numbers"),
         ({"flip": {"choices": []}}, "choices"),
         ({"teacher": {"choices": [None, "last"]}}, "last"),
