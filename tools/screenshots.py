@@ -93,7 +93,7 @@ def drawing(browser: Browser, character: str) -> Image.Image:
 
 def article(classify: PictureClassifier, picture: Image.Image) -> str:
     """HTML of a picture, of what the model sees of it, and of its prediction."""
-    seen = Image.fromarray(prepare(picture))
+    seen = Image.fromarray(prepare(picture)[0])
     [top] = classify(np.asarray(seen)).top(3)
     bars = [
         f'<li><i style="width: {100 * prob:.1f}%"></i>{html.escape(classify.card["classes"][label])} {prob:.0%}</li>'

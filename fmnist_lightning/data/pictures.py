@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from fmnist_lightning.errors import UserError
 
@@ -23,7 +23,10 @@ Image.init()  # registers the formats that this Pillow was built with
 FORMATS = tuple(
     kind for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM") if kind in Image.OPEN
 )
-SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+# Cameras' MPO files are JPEG with more pictures after the first.
+SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO"))
+# Pillow refuses PNG files with texts or color profiles of more than 1 MB, which editors write. These stay bounded, too.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26
 # Pillow warns of a decompression bomb above this: 256 MB of RGB.
 MAX_PIXELS = 2**28 // 3
 # Larger pictures are decoded one at a time, however many threads there are: 16 million pixels take 64 MB or more.
@@ -125,7 +128,7 @@ def crop(image: Image.Image, image_shape: tuple[int, int, int]) -> Pixels:
         raise PictureError(f"can't become an image of {channels} channels (a model of 1 or 3 takes pictures)")
     check_pixels(image)
     enough = working_size(image_shape)
-    colors, _ = flatten(image, "white", lambda size: max(1, min(size) // enough))
+    colors = lay_on(shrink(image, lambda size: max(1, min(size) // enough)), "white")
     fitted = ImageOps.fit(colors.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.LANCZOS)
     pixels = np.array(fitted)  # (H, W) or (H, W, 3)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -136,24 +139,31 @@ def working_size(image_shape: tuple[int, int, int]) -> int:
     return max(WORKING_SIZE, 2 * max(image_shape[1:]))
 
 
-def flatten(image: Image.Image, backing: str, reduction: Reduction) -> tuple[Image.Image, Image.Image | None]:
-    """A picture in RGB, on `backing`, and its 8-bit opacity, if any; both shrunk.
+def shrink(image: Image.Image, reduction: Reduction) -> Image.Image:
+    """A picture in RGB, or in RGBA if it has transparency, shrunk.
 
     It is shrunk first if possible, so that a large picture takes little more memory than its pixels.
     """
-    opacity = None
     if image.mode[0] in "IF":
         # Keep at least four by four pixels for each mean that becomes one pixel.
         step = max(1, reduction(image.size) // 4)
-        image = Image.fromarray(scale_depth(np.asarray(image)[::step, ::step]))
-    elif image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = image.reduce(reduction(image.size))
-        opacity = image.getchannel("A")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, backing), image)
+        values, hidden = np.asarray(image)[::step, ::step], image.info.get("transparency")
+        image = Image.fromarray(scale_depth(values))
+        if hidden is not None:
+            image.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    return image.reduce(reduction(image.size)).convert("RGB"), opacity
+    image = image.reduce(reduction(image.size))
+    return image if image.mode == "RGBA" else image.convert("RGB")
+
+
+def lay_on(image: Image.Image, backing: str) -> Image.Image:
+    """An RGBA picture on a color, in RGB; an RGB picture as it is."""
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, backing), image).convert("RGB")
 
 
 def scale_depth(values: NDArray) -> Pixels:

@@ -9,7 +9,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from fmnist_lightning.errors import UserError, advising
 from fmnist_lightning.models.pretrained import weights_digest
 from fmnist_lightning.predict import shards
-from fmnist_lightning.predict.inputs import STDIN, expand_all, read_remaining
+from fmnist_lightning.predict.inputs import STDIN, expand_all, read_remaining, report_left_out
 from fmnist_lightning.predict.rows import PART_FORMATS, RowFormat, classified, prepare_classifier
 from fmnist_lightning.predict.shards import Shard
 from fmnist_lightning.runs.files import fsync_folder, locked, make_folder, writing
@@ -68,7 +68,10 @@ def write_shard(
         device = f"cuda:{environment.local_rank() % gpus}"  # each rank has its own
     classify = prepare_classifier(options, device)
     make_folder(folder)  # first, so that a pattern that matches its parent always does
-    names = expand_all(options.images, options.output)
+    left_out: dict[str, list[str]] = {}
+    names = expand_all(options.images, options.output, left_out)
+    if shard.number == 1:  # all processes find the same
+        report_left_out(left_out)
     files = shards.listing(names)
     kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
     model = {"weights": weights_digest(classify.net), "data": shards.data_digest(classify.info)}

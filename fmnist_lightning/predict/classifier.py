@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmnist_lightning.cli import LOG_DIR
-from fmnist_lightning.data.pictures import Pixels, upright
+from fmnist_lightning.data.pictures import upright
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.layers import scale_images
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.models.tta import MirrorAveraged
-from fmnist_lightning.predict.pictures import Invert, frame, load_picture
+from fmnist_lightning.predict.pictures import Framed, Invert, frame, load_picture
 
 
 class Prediction(NamedTuple):
@@ -32,6 +32,7 @@ class Prediction(NamedTuple):
 
     probs: Tensor  # (B, classes) float32, on the CPU
     classes: Sequence[str]  # the names, by label
+    notes: Sequence[str]  # B: why the prediction of a picture is doubtful, or ""
 
     @property
     def labels(self) -> Tensor:
@@ -49,8 +50,13 @@ class Prediction(NamedTuple):
         return [list(zip(*pair, strict=True)) for pair in zip(labels.tolist(), probs.tolist(), strict=True)]
 
     def __str__(self) -> str:
-        lines = ([f"{self.classes[label]} {prob:.1%}" for label, prob in top] for top in self.top())
-        return "\n".join(", ".join(line) for line in lines)
+        lines = (", ".join(f"{self.classes[label]} {prob:.1%}" for label, prob in top) for top in self.top())
+        return "\n".join(line + in_brackets(note) for line, note in zip(lines, self.notes, strict=True))
+
+
+def in_brackets(note: str) -> str:
+    """A note as the end of a line."""
+    return f" ({note})" if note else ""
 
 
 @dataclass(eq=False)
@@ -75,11 +81,12 @@ class PictureClassifier:
         Raises ValueError or TypeError for anything else, and PictureError for a file that can't be read or a picture
         that shows nothing.
         """
-        images = to_images(inputs, self.info, self.invert)
+        images, notes = to_images(inputs, self.info, self.invert)
         # By default cuDNN's convolutions use TF32, which keeps 10 of 23 bits.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batches = [self.net(batch.to(self.device)).float() for batch in images.split(self.batch_size)]
-            return Prediction(torch.cat([logits.softmax(dim=1).cpu() for logits in batches]), self.info.classes)
+            probs = torch.cat([logits.softmax(dim=1).cpu() for logits in batches])
+        return Prediction(probs, self.info.classes, notes)
 
 
 def load_classifier(
@@ -131,13 +138,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def to_images(inputs: Any, info: DataInfo, invert: Invert) -> Tensor:
-    """Images (B, C, H, W), uint8 in 0..255 or float32 in 0..1, from what `PictureClassifier` takes."""
+def to_images(inputs: Any, info: DataInfo, invert: Invert) -> tuple[Tensor, list[str]]:
+    """Images (B, C, H, W), uint8 in 0..255 or float32 in 0..1, from what `PictureClassifier` takes; B notes."""
     if isinstance(inputs, list | tuple):
-        parts = [torch.empty(0, *info.image_shape, dtype=torch.uint8)]
-        parts += [to_images(one, info, invert) for one in inputs]
+        found = [to_images(one, info, invert) for one in inputs]
+        parts = [torch.empty(0, *info.image_shape, dtype=torch.uint8), *(images for images, _ in found)]
         in_bytes = all(part.dtype == torch.uint8 for part in parts[1:])
-        return torch.cat(parts if in_bytes else [scale_images(part, torch.float32) for part in parts])
+        images = torch.cat(parts if in_bytes else [scale_images(part, torch.float32) for part in parts])
+        return images, [note for _, notes in found for note in notes]
     if isinstance(inputs, str | PathLike):
         return as_batch(load_picture(Path(inputs), info, invert))
     if isinstance(inputs, Image.Image):
@@ -152,7 +160,8 @@ def to_images(inputs: Any, info: DataInfo, invert: Invert) -> Tensor:
     lacks_channels = info.image_shape[0] == 1 and len(shape) < 4 and shape[-2:] == info.image_shape[1:]
     if lacks_channels or (len(shape) < 5 and shape[-3:] == info.image_shape):
         # As training has them: an own net may take uint8 alone.
-        return (inputs.detach().cpu() if inputs.dtype == torch.uint8 else values).reshape(-1, *info.image_shape)
+        images = (inputs.detach().cpu() if inputs.dtype == torch.uint8 else values).reshape(-1, *info.image_shape)
+        return images, [""] * len(images)
     if not values.numel() or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
         raise ValueError(f"cannot classify an array of shape {shape}: expected {accepted(info)}")
     pixels = (values * 255).round().to(torch.uint8).numpy()
@@ -169,6 +178,6 @@ def accepted(info: DataInfo) -> str:
     )
 
 
-def as_batch(image: Pixels) -> Tensor:
-    """(C, H, W) uint8 to (1, C, H, W) uint8."""
-    return torch.tensor(image)[None]
+def as_batch(framed: Framed) -> tuple[Tensor, list[str]]:
+    """(C, H, W) uint8 to (1, C, H, W) uint8, with one note."""
+    return torch.tensor(framed.pixels)[None], [framed.note]

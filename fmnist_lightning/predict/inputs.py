@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,11 +18,15 @@ from typing import BinaryIO, NamedTuple
 from fmnist_lightning.data.idx import GZIP_MAGIC, MAGIC, IdxError, read_images
 from fmnist_lightning.data.pictures import FORMATS, SUFFIXES, PictureError, Pixels, explain
 from fmnist_lightning.data.source import DataInfo
+from fmnist_lightning.errors import printable
 from fmnist_lightning.predict.pictures import Invert, read_picture
 
 STDIN = "-"
 # The names of Fashion-MNIST's own files, and of MNIST's, "t10k-images.idx3-ubyte".
 IDX_NAME = re.compile(r"[-.]idx\d-ubyte(\.gz)?$")
+# What operating systems leave in folders.
+OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+MAX_SUFFIXES = 6  # that are counted by name
 # Bytes of a stream that are kept in memory: more than five times the largest file of Fashion-MNIST.
 MAX_STREAM = 2**28
 # Pillow releases the GIL while it decodes.
@@ -34,6 +38,7 @@ class Picture(NamedTuple):
 
     name: str
     image: Pixels  # (C, H, W), in the shape of the model
+    note: str = ""  # why its prediction is doubtful
 
 
 class Fault(NamedTuple):
@@ -46,23 +51,27 @@ class Fault(NamedTuple):
 Result = Picture | Fault
 
 
-def expand_all(names: Sequence[str], output: str | None = None) -> list[str | Fault]:
+def expand_all(
+    names: Sequence[str], output: str | None = None, left_out: dict[str, list[str]] | None = None
+) -> list[str | Fault]:
     """The files that the names mean, in order: files, the pictures in folders, the matches of patterns.
 
-    Patterns don't match what lies in `output`, so that a command that resumes finds the files that it found before.
+    `left_out` gets the other files of each folder. Patterns don't match what lies in `output`, so that a command that
+    resumes finds the files that it found before.
     """
     found: list[str | Fault] = []
+    left_out = {} if left_out is None else left_out
     for name in names:
         if name != STDIN and os.path.isdir(name):  # noqa: PTH112 (pathlib's raises if the name is too long)
-            found += pictures_in(name)
+            found += pictures_in(name, left_out)
         elif os.path.lexists(name) or not glob.has_magic(name):
             found.append(name)
         else:
-            found += matches(name, output)
+            found += matches(name, output, left_out)
     return found
 
 
-def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
+def matches(pattern: str, output: str | None, left_out: dict[str, list[str]]) -> Iterator[str | Fault]:
     """The files that match a pattern, in which `**` stands for any folders; no pipes."""
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (pathlib's takes no absolute pattern)
     if output is not None:
@@ -73,26 +82,46 @@ def matches(pattern: str, output: str | None) -> Iterator[str | Fault]:
         if not os.path.isdir(name):  # noqa: PTH112 (as above)
             yield name
         elif "**" not in pattern:  # `**` has matched the content of the folder, too
-            yield from pictures_in(name)
+            yield from pictures_in(name, left_out)
     if not files:
         yield Fault(pattern, "matches no file")
 
 
-def pictures_in(folder: str) -> Iterator[str | Fault]:
-    """The visible pictures and IDX images in a folder and its subfolders, sorted."""
+def pictures_in(folder: str, left_out: dict[str, list[str]]) -> Iterator[str | Fault]:
+    """The visible pictures and IDX images in a folder and its subfolders, sorted, by their names."""
     unreadable: list[OSError] = []
     found = False
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path, idx = str(Path(parent, name)), IDX_NAME.search(name)
-            is_picture = "idx3" in idx[0] if idx else Path(name).suffix.lower() in SUFFIXES
-            if is_picture and not name.startswith(".") and not is_stream(path):
+            if name.startswith(".") or name.lower() in OF_SYSTEMS or is_stream(path):
+                continue
+            if "idx3" in idx[0] if idx else Path(name).suffix.lower() in SUFFIXES:
                 found = True
                 yield path
+            elif not idx:  # labels belong to images
+                left_out.setdefault(folder, []).append(path)
     yield from (Fault(str(error.filename), explain(error)) for error in unreadable)
     if not found and not unreadable:
         yield Fault(folder, f"is a folder without pictures ({', '.join(FORMATS)}) or IDX images")
+
+
+def report_left_out(left_out: dict[str, list[str]]) -> None:
+    """Count the files that folders hold beside pictures, in one line on standard error."""
+    if not left_out:
+        return
+    suffixes = Counter(Path(path).suffix.lower() or "no suffix" for paths in left_out.values() for path in paths)
+    counts = [f"{printable(suffix)} {count:,}" for suffix, count in suffixes.most_common()]
+    if len(counts) > MAX_SUFFIXES:
+        counts[MAX_SUFFIXES:] = [f"{len(counts) - MAX_SUFFIXES:,} other suffixes"]
+    folders = printable(next(iter(left_out))) if len(left_out) == 1 else f"{len(left_out):,} folders"
+    total = suffixes.total()
+    print(
+        f"left out {total:,} file{'s' * (total > 1)} in {folders}: {', '.join(counts)} "
+        "(convert them to PNG or JPEG, or name a picture itself)",
+        file=sys.stderr,
+    )
 
 
 def real(path: str | Path) -> Path:
@@ -169,7 +198,7 @@ def read(name: str | Fault, info: DataInfo, invert: Invert) -> Iterable[Result]:
         if start == MAGIC or start.startswith(GZIP_MAGIC) or IDX_NAME.search(name):
             return read_idx(name, file, info)
         with file:
-            return [Picture(name, read_picture(file, info, invert))]
+            return [Picture(name, *read_picture(file, info, invert))]
     except (PictureError, OSError, ValueError) as error:  # ValueError: the name holds a zero byte
         return [Fault(name, explain(error))]
 

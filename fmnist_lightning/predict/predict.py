@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from fmnist_lightning.data.pictures import SUFFIXES
 from fmnist_lightning.errors import UserError, output_fault
-from fmnist_lightning.predict.inputs import IDX_NAME, Fault, Result, expand_all, read_all, real
+from fmnist_lightning.predict.inputs import IDX_NAME, Fault, Result, expand_all, read_all, real, report_left_out
 from fmnist_lightning.predict.rows import RowFormat, classified, fault_message, prepare_classifier
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.options import PredictOptions
@@ -29,7 +29,9 @@ def predict(options: PredictOptions) -> None:
         return
     if options.devices > 1 or options.shard:
         raise UserError("--devices and --shard need --output FOLDER, in which each process writes its own file")
-    names = expand_all(options.images)
+    left_out: dict[str, list[str]] = {}
+    names = expand_all(options.images, left_out=left_out)
+    report_left_out(left_out)
     if options.save_inputs is not None:
         check_save_folder(options.save_inputs, options.images, names)
     classify = prepare_classifier(options, options.accelerator)

@@ -1,7 +1,8 @@
 """What is printed about a picture: a table row, a JSON object, or a CSV row.
 
 A row is a dict of what the JSON object holds: `file` and `error` of a picture that can't be read, else `file`, `label`,
-`class` and `probability` of the most probable class, the same for each of `top`, and the `dataset` of the training.
+`class` and `probability` of the most probable class, the same for each of `top`, and the `dataset` of the training. A
+`note` says why a prediction is doubtful.
 """
 
 import csv
@@ -23,7 +24,7 @@ from fmnist_lightning.data.pictures import silence_pillow
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError, full_path, printable
 from fmnist_lightning.models.tta import warn_if_trained_without_flip
-from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
+from fmnist_lightning.predict.classifier import PictureClassifier, in_brackets, load_classifier
 from fmnist_lightning.predict.inputs import STDIN, Fault, Result
 from fmnist_lightning.runs.options import PredictOptions
 
@@ -67,7 +68,8 @@ def classified(results: Iterable[Result], classify: PictureClassifier, top_k: in
                 {"label": label, "class": classify.info.classes[label], "probability": round(prob, 6)}
                 for label, prob in next(tops)
             ]
-            rows.append({"file": result.name, **top[0], "top": top, "dataset": classify.info.name})
+            note = {"note": result.note} if result.note else {}
+            rows.append({"file": result.name, **top[0], "top": top, "dataset": classify.info.name, **note})
         yield rows
 
 
@@ -93,7 +95,7 @@ class RowFormat:
             return ""
         suffixes = ["", *(f"_{place}" for place in range(2, self.top_k + 1))]
         names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "class", "probability")]
-        return csv_line(["file", *names, "dataset", *["error"] * self.errors])
+        return csv_line(["file", *names, "dataset", "note", *["error"] * self.errors])
 
     def line(self, row: dict[str, Any]) -> str:
         """A row; only PART_FORMATS show errors."""
@@ -101,11 +103,12 @@ class RowFormat:
             return json.dumps(row) + "\n"  # in ASCII, which holds any file name
         if self.kind == "csv":
             cells = [cell for one in row.get("top", []) for cell in one.values()] or [""] * (3 * self.top_k)
-            return csv_line([row["file"], *cells, row.get("dataset", ""), *[row.get("error", "")] * self.errors])
+            ends = ["dataset", "note", *["error"] * self.errors]
+            return csv_line([row["file"], *cells, *(row.get(name, "") for name in ends)])
         columns = [f"{printable(one['class']):<{self.width}} {one['probability']:>11.2%}" for one in row["top"]]
         mark = [f"({printable(self.info.name.upper())})"] if self.info.stand_in else []
         # The name comes last, since rows are printed before the width of all names is known.
-        return "  ".join([*columns, *mark, printable(row["file"])]) + "\n"
+        return "  ".join([*columns, *mark, printable(row["file"])]) + in_brackets(row.get("note", "")) + "\n"
 
 
 def csv_line(values: Sequence[Any]) -> str:

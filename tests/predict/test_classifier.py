@@ -89,7 +89,7 @@ def test_classifier_takes_data_of_any_shape_and_dtype(
 def test_classifier_takes_paths_images_and_pixels_alike(classify: PictureClassifier, boot: Path) -> None:
     grey = np.asarray(on_white())
     opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
-    expected = reference(classify, torch.tensor(load_picture(boot, FASHION_MNIST)))
+    expected = reference(classify, torch.tensor(load_picture(boot, FASHION_MNIST).pixels))
     pixels = [grey, grey[..., None], opaque[..., :3], opaque]
     floats = [(each - 0.25).clip(0) / 255 for each in pixels]  # which are rounded
     for picture in (str(boot), boot, on_white(), *pixels, *floats, *map(torch.tensor, pixels + floats)):
@@ -107,8 +107,8 @@ def test_classifier_negates_pictures_but_not_data(classify: PictureClassifier) -
 def test_load_classifier_passes_invert_on(classify: PictureClassifier, boot: Path) -> None:
     for invert in ("auto", "always", "never"):
         forced = load_classifier(device="cpu", invert=invert)
-        assert_close(forced(boot).probs, classify(load_picture(boot, FASHION_MNIST, invert)).probs)
-        assert torch.equal(forced(boot).probs, classify(boot).probs) is (invert != "never")
+        assert_close(forced(boot).probs, classify(load_picture(boot, FASHION_MNIST, invert).pixels).probs)
+        assert torch.equal(forced(boot).probs, classify(boot).probs) is (invert == "auto")
     with pytest.raises(ValueError, match="allways"):
         load_classifier(device="cpu", invert="allways")
 
@@ -190,13 +190,16 @@ def test_prediction_has_labels_names_and_top_classes() -> None:
     probs = torch.zeros(2, 10)
     probs[0, [9, 7, 5, 0]] = torch.tensor([0.5, 0.25, 0.1875, 0.0625])
     probs[1, [1, 3, 4]] = torch.tensor([0.875, 0.09375, 0.03125])
-    prediction = Prediction(probs, CLASSES)
+    prediction = Prediction(probs, CLASSES, ["", "unclear"])
     assert prediction.labels.tolist() == [9, 1]
     assert prediction.names == ["Ankle boot", "Trouser"]
     assert prediction.top(2) == [[(9, 0.5), (7, 0.25)], [(1, 0.875), (3, 0.09375)]]
     assert prediction.top() == prediction.top(3)
     assert [sorted(label for label, _ in top) for top in prediction.top(99)] == [list(range(10))] * 2
-    assert str(prediction) == "Ankle boot 50.0%, Sneaker 25.0%, Sandal 18.8%\nTrouser 87.5%, Dress 9.4%, Coat 3.1%"
+    assert (
+        str(prediction)
+        == "Ankle boot 50.0%, Sneaker 25.0%, Sandal 18.8%\nTrouser 87.5%, Dress 9.4%, Coat 3.1% (unclear)"
+    )
 
 
 def test_example_in_readme_runs_and_package_imports_fast(boot: Path) -> None:

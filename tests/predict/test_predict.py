@@ -26,7 +26,7 @@ from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
 from fmnist_lightning.models.pretrained import Pretrained, load_pretrained, to_safetensors
 from fmnist_lightning.predict import inputs
 from fmnist_lightning.predict.classifier import load_classifier
-from fmnist_lightning.predict.pictures import load_picture
+from fmnist_lightning.predict.pictures import Framed, load_picture
 from fmnist_lightning.predict.predict import predict
 from fmnist_lightning.predict.rows import RowFormat
 
@@ -95,8 +95,8 @@ def test_row_formats_are_exact() -> None:
         "Ankle boot       87.50%  T-shirt/top      12.35%  a, b.png\n"
     )
     assert written["csv"] == (
-        "file,label,class,probability,label_2,class_2,probability_2,dataset\n"
-        '"a, b.png",9,Ankle boot,0.875,0,T-shirt/top,0.123457,fashion_mnist\n'
+        "file,label,class,probability,label_2,class_2,probability_2,dataset,note\n"
+        '"a, b.png",9,Ankle boot,0.875,0,T-shirt/top,0.123457,fashion_mnist,\n'
     )
     assert written["json"] == json.dumps(row) + "\n"
 
@@ -121,8 +121,8 @@ def test_saved_inputs_are_what_the_model_saw(program: Program, tmp_path: Path) -
     saved = [folder / name for name in ("000000_a.png", "000001_a.png", "000002_d.png")]
     assert sorted(folder.iterdir()) == saved
     images = [np.asarray(Image.open(path)) for path in saved]
-    assert np.array_equal(images, [load_picture(row["file"], FASHION_MNIST, "never")[0] for row in rows])
-    assert not np.array_equal(images, [load_picture(row["file"], FASHION_MNIST)[0] for row in rows])
+    assert np.array_equal(images, [load_picture(row["file"], FASHION_MNIST, "never").pixels[0] for row in rows])
+    assert not np.array_equal(images, [load_picture(row["file"], FASHION_MNIST).pixels[0] for row in rows])
     assert [row["class"] for row in rows] == load_classifier(device="cpu")(np.stack(images)).names
 
 
@@ -253,11 +253,11 @@ def test_memory_does_not_grow_with_the_number_of_pictures(program: Program, monk
     alive: list[int] = []  # pictures whenever one is read
     counting = threading.Lock()  # else two reading threads may take one number
 
-    def read_picture(*_: object) -> np.ndarray:
+    def read_picture(*_: object) -> Framed:
         with counting:
             image = living[len(alive)] = GARMENTS[:1].copy()
             alive.append(len(living))
-        return image
+        return Framed(image, "")
 
     monkeypatch.setattr(inputs, "open_seekable", lambda name: io.BytesIO(b"picture"))
     monkeypatch.setattr(inputs, "read_picture", read_picture)
