@@ -287,8 +287,8 @@ class PredictOptions:
     batch_size: PositiveInt = 256
     """Pictures per step. The results don't depend on it."""
     invert: Literal["auto", "always", "never"] = "auto"
-    """always negates pictures. auto negates them only for a model of garments, which has to see light ones on a dark
-    background, if their corners are bright."""
+    """For a model of garments, auto shows how much each pixel differs from the background; never and always show the
+    garment as it is or negated, on black. For other models, only always negates pictures."""
     save_inputs: str | None = path_option(None)
     """Folder for what the model sees of each picture: one numbered PNG file each, in the size of the model's images."""
     tta: bool = False
