@@ -15,7 +15,6 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
-from tensorboard.summary.writer import event_file_writer
 
 # Before torch is imported: processes of pytest-xdist share the cores, and each taking all of them costs time.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -38,12 +37,6 @@ from fmnist_lightning.training.train import train
 Program = Callable[..., tuple[int, str]]
 TINY = {"train": 120, "t10k": 40}  # images in the tiny sets
 IN_CI = os.environ.get("CI") == "true"
-
-
-@pytest.fixture(autouse=True)
-def first_event_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard reads event files of one second by name, and the tenth of a process comes before its second."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.fixture(autouse=True)

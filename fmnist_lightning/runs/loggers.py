@@ -124,11 +124,13 @@ def wandb_run(run: Path) -> Iterator[WandbLogger]:
 def mlflow_logger(run: Path) -> MLFlowLogger:
     """At MLFLOW_TRACKING_URI, or else in a SQLite database beside the runs. A resumed run continues its MLflow run."""
     import mlflow
+    from sqlalchemy import URL
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # lists the tables that it makes
     folder = run.parent.resolve()
     server = os.environ.get(TRACKING)
-    uri = server or f"sqlite:///{folder / 'mlflow.db'}"
+    # Quoted, since a path may hold ?, # or %. For a plain sqlite:/// MLflow makes the quoted path's folders, too.
+    uri = server or URL.create("sqlite+pysqlite", database=str(folder / "mlflow.db")).render_as_string()
     artifacts = None if server else (folder / "mlflow").as_uri()
     try:
         logger = OwnMLFlowLogger(

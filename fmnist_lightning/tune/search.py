@@ -23,9 +23,10 @@ from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTr
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, func, make_url, update
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from fmnist_lightning.errors import Interrupted, UserError, WriteError
@@ -138,8 +139,10 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             self.study.enqueue_trial(parameters)
             raise
+        except WriteError as error:  # a full disk is no trial's fault, and a trial is not resumed
+            raise WriteError(error.path, error.error) from error
         except (UserError, torch.OutOfMemoryError) as error:
-            if isinstance(error, WriteError) or isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
+            if isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
                 raise
             trial.set_user_attr(ERROR, str(error))
             # The sampler avoids what was pruned; it would ignore a failed trial.
@@ -176,6 +179,7 @@ def open_study(plan: Plan) -> Study:
         grace_period=GRACE_SECONDS,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
     )
+    end_future_heartbeats(storage)
     # In the middle of one_cycle a high learning rate looks worse than it ends.
     warmup = math.ceil(plan.recipe.max_epochs / 2)
     # At the same epoch a longer training is worse than a shorter one, above all under one_cycle.
@@ -189,6 +193,16 @@ def open_study(plan: Plan) -> Study:
         direction="maximize",
         load_if_exists=True,
     )
+
+
+def end_future_heartbeats(storage: RDBStorage) -> None:
+    """Let the trial of a killed process be found dead although the database's clock was set back since.
+
+    Optuna would take it for alive until the clock reaches its last sign of life again.
+    """
+    beats = TrialHeartbeatModel
+    with storage.engine.begin() as connection:
+        connection.execute(update(beats).where(beats.heartbeat > func.now()).values(heartbeat=func.now()))
 
 
 def check_same_search(study: Study, plan: Plan) -> None:

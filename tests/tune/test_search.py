@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from fmnist_lightning.cli import command
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import KNOWN
 from fmnist_lightning.data.source import Split
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, WriteError
 from fmnist_lightning.models.nets import MODELS
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import numbered_runs, read_config
@@ -296,10 +297,12 @@ def test_failed_trials_count(searching: Search, folder: Path) -> None:
 
 
 def test_full_disk_ends_the_search_and_does_not_count(searching: Search, folder: Path) -> None:
-    full = UserError("the disk is full")
-    full.__cause__ = OSError(errno.ENOSPC, "")
+    full = WriteError("last.ckpt", OSError(errno.ENOSPC, "the disk is full"), "train.py --resume")
     status, output = searching(2, first=(rate_as_accuracy, fail_with(full)))
-    assert (status, "error: the disk is full" in output) == (1, True)
+    assert (status, "error: cannot write last.ckpt: the disk is full" in output) == (1, True)
+    # The printed command continues the search. The one that resumes a trial's training would not count in it.
+    assert f"then run: {command('tune')}" in output
+    assert "--resume" not in output
     assert searching(2)[0] == 0
     assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE"]
 
@@ -372,6 +375,22 @@ def test_trial_of_a_killed_process_is_run_again(
     tried = rates(folder)  # the last one, or the one before if the grace period had ended
     assert tried.count(tried[1]) == 2
     assert len(set(tried)) == 3
+
+
+def test_trial_killed_before_the_clock_was_set_back_is_run_again(
+    searching: Search, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert searching(1)[0] == 0
+    study = study_in(folder)
+    study.enqueue_trial({"lr": 5e-3}, user_attrs={"trains": 1})
+    study._storage.record_heartbeat(study.ask()._trial_id)  # type: ignore[attr-defined]
+    with sqlite3.connect(folder / "study.db") as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = '2999-01-01 00:00:00'")
+    monkeypatch.setattr(search, "GRACE_SECONDS", 1)
+    polls, sleep = iter(range(100)), time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds + 0 * next(polls)))  # fails if it waits on
+    assert searching(3)[0] == 0
+    assert states(folder) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
 
 
 def test_two_processes_share_the_trials(folder: Path) -> None:

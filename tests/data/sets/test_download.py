@@ -160,7 +160,7 @@ def test_download_retries_the_users_mirror_first(
 
 
 MALFORMED = (
-    *("mirror.example.org/fashion", "localhost:8000", "file:///data", "/data/fashion", r"C:\\data", "ftp://host/data/"),
+    *("mirror.example.org/fashion", "localhost:8000", "file:///data", "/data/fashion", r"C:\data", "ftp://host/data/"),
     *("http://[bad", "http://", "http:///folder", "http://host:99999/", "http://host:port/", "http://host/my folder/"),
     *("http://höst/", "http://host/a?b=c", "http://host/#a", "http://user:secret@host/", "http://host/\tx", "http"),
 )
