@@ -21,6 +21,7 @@ SETUP = "set up first: make train; then: source .venv/bin/activate"
 ECHO_SECONDS = 1.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNSUITED = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -41,9 +42,11 @@ class WriteError(UserError):
     """
 
     def __init__(self, path: str | Path, error: OSError, command: str = "", reason: str = "") -> None:
-        self.path, self.error, self.reason = path, error, reason or error.strerror or str(error)
-        cure = "free space" if error.errno in FULL else "make it writable" if error.errno in CLOSED else ""
-        hint = f"{cure or 'mend this'}, then run: {command}" if command else f"{cure}{', or ' * bool(cure)}name another"
+        self.path, self.error, self.command, self.reason = path, error, command, reason or error.strerror or str(error)
+        cure = "free space, " if error.errno in FULL else "make it writable, " if error.errno in CLOSED else ""
+        hint = f"{cure}or name another".removeprefix("or ")
+        if command and error.errno not in UNSUITED:
+            hint = f"{cure or 'restore it, '}then run: {command}"
         super().__init__(f"cannot write {path}: {self.reason} ({hint})")
 
 

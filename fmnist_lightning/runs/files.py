@@ -44,15 +44,17 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, new_folder: bool = True) -> Iterator[IO[bytes]]:
     """A binary file that becomes `path` if the block succeeds, and is removed if it fails.
 
-    Raises WriteError if it can't be written. Its folder is made.
+    Raises WriteError if it can't be written. Its folder is made, unless `new_folder` is false: a run that was deleted
+    stays deleted.
     """
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        make_folder(path.parent)
+        if new_folder:
+            make_folder(path.parent)
         staged = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=STAGED, delete=False)  # noqa: SIM115
     try:
         try:
@@ -82,9 +84,9 @@ def make_folder(folder: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, new_folder: bool = True) -> None:
     """Write UTF-8 text atomically."""
-    with atomic_write(path) as file:
+    with atomic_write(path, new_folder=new_folder) as file:
         file.write(text.encode())
 
 

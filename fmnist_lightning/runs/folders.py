@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -150,7 +151,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def write_metrics(run: Path, metrics: dict[str, Any]) -> None:
-    write_text(run / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_text(run / METRICS, json.dumps(metrics, indent=2) + "\n", new_folder=False)
 
 
 def describe_teacher(teacher: dict[str, Any] | None) -> str:
@@ -207,18 +208,22 @@ def lock_test(run: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def explain_write_errors(run: Path, command: str) -> Iterator[None]:
-    """Raise WriteError whose hint ends with `command` for one without, and for an OSError of a library's write."""
+    """Give a WriteError that leaves the block `command`, unless it has its own; so too an OSError of a library."""
     try:
         yield
     except WriteError as error:
+        if error.command:
+            raise
         raise explained(error.path, error.error, run, command) from error
     except OSError as error:
         if error.errno not in WRITE_ERRORS:
             raise
-        raise explained(error.filename or run, error, run, command) from error
+        path = os.fsdecode(error.filename or run)  # TensorBoard gives bytes
+        raise explained(path, error, run, command) from error
 
 
 def explained(path: str | Path, error: OSError, run: Path, command: str) -> WriteError:
-    if not run.is_dir():
-        return WriteError(path, error, f"{command}, or begin anew", f"{run} was deleted or moved during the run")
-    return WriteError(path, error, command, f"{error.strerror or error}; all that was saved before is intact")
+    reason = f"{error.strerror or error}; all that was saved before is intact"
+    if error.errno == errno.ENOENT and Path(path) != run and not run.is_dir():
+        reason = f"{run} was deleted or moved during the run"
+    return WriteError(path, error, command, reason)

@@ -22,7 +22,7 @@ from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import SIGNALS, Interrupted, Signals, UserError
 from fmnist_lightning.runs.checkpoints import FORMAT, load_weights, newest_readable, read_checkpoint, training_record
-from fmnist_lightning.runs.files import atomic_write, remove_staged, writing
+from fmnist_lightning.runs.files import atomic_write, remove_staged
 from fmnist_lightning.runs.folders import (
     CHECKPOINTS,
     CONFIG,
@@ -143,9 +143,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()  # in a file, torch's writer would hide the system's error in a RuntimeError of its own
         torch.save({**checkpoint, "format": FORMAT}, content)
-        with writing(path):
-            Path(path).parent.stat()  # `atomic_write` would make the folder of a run that was deleted
-        with atomic_write(Path(path)) as file:
+        with atomic_write(Path(path), new_folder=False) as file:
             file.write(content.getbuffer())
 
 

@@ -242,7 +242,8 @@ def recorded_run(
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
             metrics = None
             if options.test:
-                with advising(f"the training is complete; to test it: {testing_command(run, own)}"):
+                again = testing_command(run, own)
+                with explain_write_errors(run, again), advising(f"the training is complete; to test it: {again}"):
                     metrics = run_test_loop(trainer, module, datamodule, run, options.ckpt)
             if trainer.is_global_zero:
                 print_summary(trainer, run, options, metrics, own)

@@ -40,7 +40,7 @@ def tune(options: TuneOptions) -> None:
     check_models(recipe, space, info)
     again = command_line(replace(options, storage=without_secrets(options.storage)))
     plan = Plan(options, recipe, info, held - {"resume", "fast_dev_run"}, space, url, again)
-    print(again)
+    print(again, flush=True)
     try:
         with explain_write_errors(plan.folder, again), explaining_database(plan):
             Search(plan).run()

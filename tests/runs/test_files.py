@@ -1,11 +1,12 @@
 """Files are written atomically; locks exclude each other; checkpoints are read without running code."""
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
-from fmnist_lightning.errors import UserError
+from fmnist_lightning.errors import UserError, WriteError
 from fmnist_lightning.runs import files
 from fmnist_lightning.runs.checkpoints import FORMAT, read_checkpoint
 from fmnist_lightning.runs.files import STAGED, atomic_write, locked, remove_staged, write_text
@@ -19,6 +20,37 @@ def test_atomic_write_keeps_the_old_file_if_it_fails(tmp_path: Path) -> None:
         raise RuntimeError("power went out")
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["folder", "file/name", "missing/file/name", "n" * 300])
+def test_write_that_the_system_refuses_names_its_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "missing").symlink_to(tmp_path)
+    with pytest.raises(WriteError) as refused:
+        write_text(tmp_path / name, "text")
+    assert refused.value.path in (tmp_path / name, (tmp_path / name).parent)
+    assert "name another" in str(refused.value)
+
+
+@pytest.mark.parametrize("when", ["written", "flushed"])
+def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path, when: str) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"file: File too large \(free space, or name another\)"):
+            write_text(path, "x" * {"written": 100_000, "flushed": 2000}[when])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+
+
+def test_error_of_a_file_that_is_read_is_no_write_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "joined"):
+        (tmp_path / "part").open()
 
 
 def test_write_text_flushes_file_then_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """No fault is silent or costs what was saved; no file runs code."""
 
+import errno
 import math
 import os
 import pydoc
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -13,12 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Program, metrics_of, small_run, steps_of_saves
+from conftest import SMALL, Program, metrics_of, small_run, steps_of_saves
 from filelock import FileLock
 from several import CONTEXT
+from tensorboard.summary.writer import event_file_writer
 
 from fmnist_lightning.cli import command
 from fmnist_lightning.data.batches import Batch
@@ -27,6 +31,7 @@ from fmnist_lightning.runs import files
 from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import METRICS, PREDICTIONS, TEST_LOCK, explain_write_errors, lock_run
 from fmnist_lightning.training import callbacks, resume
+from fmnist_lightning.training.callbacks import Provenance
 from fmnist_lightning.training.evaluate import evaluate
 from fmnist_lightning.training.module import Classifier
 from fmnist_lightning.training.resume import AtomicCheckpointIO, StopOnNonFinite
@@ -37,7 +42,7 @@ STEPS = 11  # of an epoch of 540 images in batches of 50
 
 
 def test_failed_write_names_file_and_command(program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: Path) -> None:
+    def refused(path: Path, **_: bool) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     last = trained / "checkpoints" / "last.ckpt"
@@ -52,6 +57,33 @@ def test_failed_write_names_file_and_command(program: Program, trained: Path, mo
         assert (status, f"cannot write {trained / file}" in output) == (1, True), output
         assert f"{command(name)} {option} {trained}" in output
     assert last.read_bytes() == before
+
+
+def test_failed_write_after_the_training_names_the_test(
+    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", lambda *_, **__: full(trained))
+    status, output = program(train, "--resume", trained, "--test", "true")
+    assert (status, f"cannot write {trained / PREDICTIONS}: No space left" in output) == (1, True), output
+    assert f"free space, then run: {command('test')} --run {trained})" in output
+
+
+@pytest.mark.parametrize("stage", ["on_train_batch_end", "on_validation_batch_end", "on_test_end"])
+def test_run_that_is_deleted_ends_with_one_message(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """TensorBoard's thread, which fails first, prints no traceback. Pytest would report one as an error."""
+    run = tmp_path / "version_0"
+    monkeypatch.setattr(Provenance, stage, lambda *_: shutil.rmtree(run, ignore_errors=True))
+    monkeypatch.setattr(event_file_writer._AsyncWriterThread, "_next_flush_time", 0, raising=False)
+    status, output = program(train, *SMALL, "--max_epochs", 2, "--log_dir", tmp_path)
+    assert (status, output.count("error: ")) == (1, 1)
+    assert f": {run} was deleted or moved during the run (" in output
+    assert "Traceback" not in output
+    assert not run.exists()
 
 
 def test_disk_that_takes_no_more_bytes(tmp_path: Path) -> None:
