@@ -101,7 +101,7 @@ def draw(trainer: Any, module: Any, kernels: np.ndarray | None) -> None:
     for name, figure in plots.prediction_plots(probs, labels, images, classes).items():
         add_figure(trainer, f"val/{name}", figure)
     if kernels is not None:
-        add_figure(trainer, "filters", plots.filters_plot(kernels))
+        add_figure(trainer, "val/filters", plots.filters_plot(kernels))
     if writer := writer_of(trainer):
         writer.add_text("val/classes", as_markdown(per_class_table(probs, labels, classes)), last_step(trainer))
 

@@ -3,24 +3,30 @@
 import csv
 import json
 import os
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import SMALL, Program, metrics_of, small_run
 from lightning.pytorch.loggers import CSVLogger
+from tensorboard.summary.writer import event_file_writer
 
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.metrics import METRIC_NAMES
 from fmnist_lightning.runs import loggers
-from fmnist_lightning.runs.checkpoints import read_checkpoint
 from fmnist_lightning.runs.folders import HISTORY
 from fmnist_lightning.runs.loggers import check_loggers, run_loggers
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training.callbacks import COLUMNS, RunCheckpoint
 from fmnist_lightning.training.module import Classifier
+from fmnist_lightning.training.optim import SCHEDULES
 from fmnist_lightning.training.train import train
 from tools.torture import read_events
 
@@ -34,15 +40,24 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 
 def test_history_has_a_row_per_epoch_with_all_columns(plotted_once: Path) -> None:
-    """Its values are those in TensorBoard, and the learning rate is that after the epoch."""
+    """Its values are those in TensorBoard, and the learning rate is that of the epoch's last step."""
     rows, events = rows_of(plotted_once), read_events(plotted_once)
     assert (plotted_once / HISTORY).read_text().startswith(",".join(COLUMNS) + "\n")
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "22")]
     for name in LOGGED:
         assert [float(row[name]) for row in rows] == pytest.approx([one.value for one in events.Scalars(name)])
     assert [float(row["images_per_second"]) > 0 for row in rows] == [True, True]
-    [group] = read_checkpoint(plotted_once / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
-    assert float(rows[-1]["lr"]) == group["lr"]
+    schedule = SCHEDULES["one_cycle"]
+    assert schedule
+    optimizer = torch.optim.Adam([torch.zeros(1)], lr=0.003)
+    scheduler = schedule(optimizer, 22)
+    rates = []
+    for _ in range(22):
+        rates += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    assert [float(row["lr"]) for row in rows] == [rates[10], rates[21]]
+    assert [one.value for one in events.Scalars("train/lr")] == pytest.approx([rates[10], rates[21]])
 
 
 def test_history_leaves_what_was_not_measured_empty(program: Program, tmp_path: Path) -> None:
@@ -72,6 +87,25 @@ def test_history_survives_a_kill_between_row_and_checkpoint(
     assert program(train, "--resume", trained, "--max_epochs", 2, "--test", "false")[0] == 0
     assert [row["epoch"] for row in rows_of(trained)] == ["1", "2"]
     assert rows_of(trained)[0] == first[0]
+
+
+@pytest.mark.parametrize("seconds", [0, -3600, 3600])
+def test_curves_are_whole_whatever_the_clock_says(
+    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """After two resumes, the second from a checkpoint before the end of the curve."""
+    now = time.time()
+    [first] = trained.glob("events*")
+    first.rename(first.with_name(re.sub(r"\d{10}", f"{int(now):010}", first.name)))
+    monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))  # sorts behind 10
+    before = shutil.copy(trained / "checkpoints" / "last.ckpt", trained / "checkpoints" / "before.ckpt")
+    for checkpoint, epochs in ((trained, 2), (before, 3)):
+        now += seconds
+        assert program(train, "--resume", checkpoint, "--max_epochs", epochs, "--test", "false")[0] == 0
+    curve = read_events(trained).Scalars("val/loss")
+    assert [one.step for one in curve] == [10, 21, 32]
+    assert [one.value for one in curve] == pytest.approx([float(row["val/loss"]) for row in rows_of(trained)])
 
 
 def test_history_is_cut_to_the_resumed_checkpoint(
@@ -138,7 +172,9 @@ def test_wandb_run_holds_options_and_metrics_and_continues(
 ) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run, _ = small_run(program, tmp_path / "logs", "--logger", "wandb,csv", "--max_epochs", 1, "--lr", 0.002)
+    run, output = small_run(program, tmp_path / "logs", "--logger", "wandb,csv", "--max_epochs", 1, "--lr", 0.002)
+    assert "W&B" in output
+    assert "anonymous" not in output
     status, output = program(train, "--resume", run, "--max_epochs", 2)
     assert status == 0, output
     assert list(empty_home.iterdir()) == []
@@ -238,6 +274,17 @@ def test_mlflow_databases_lie_beside_their_runs(
         assert experiment.artifact_location == (logs / "mlflow").as_uri()
         assert len(client.search_runs([experiment.experiment_id])) == 1
     assert list(empty_home.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_mlflow_database_lies_in_a_folder_of_any_name(tmp_path: Path, empty_home: Path) -> None:
+    pytest.importorskip("mlflow")
+    logs = tmp_path / "läufe #1 100% [a] ?x&y='q'"
+    for name in ("version_0", "version_1"):
+        log_once(logs / name, "mlflow")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", logs.name]
+    with sqlite3.connect(f"{logs}/mlflow.db") as database:
+        assert database.execute("SELECT name FROM runs").fetchall() == [("version_0",), ("version_1",)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
