@@ -43,7 +43,10 @@ format: $(VENV)/.ready ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready $(BENCH_VENV)/.ready ## Measure speed on this machine next to Keras and other peers (ARGS="--part growth": data and batch sizes)
+# These don't time Keras, so TensorFlow is not installed for them.
+without_keras := growth scaling trainer startup --help
+without_keras += $(without_keras:%=--part=%)
+bench: $(VENV)/.ready $(if $(filter $(without_keras),$(ARGS)),,$(BENCH_VENV)/.ready) ## Measure speed on this machine next to Keras and other peers (ARGS="--part growth": data and batch sizes)
 	$(BIN)/python -m tools.benchmark --keras_python $(BENCH_VENV)/bin/python $(ARGS)
 
 results: $(VENV)/.ready ## Rebuild the tables of README and docs/ from the records

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +38,15 @@ from fmnist_lightning.training.train import train
 Program = Callable[..., tuple[int, str]]
 TINY = {"train": 120, "t10k": 40}  # images in the tiny sets
 IN_CI = os.environ.get("CI") == "true"
+
+
+@pytest.hookimpl(trylast=True)  # as the last lines but one
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say why tests were skipped, in a line for each reason; pytest's -rs has one for each place."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 LIBRARIES = ("torch", "lightning", "torchmetrics", "numpy")
+# What git status looks at: a recipe or picture of one's own, or a new record of a benchmark, changes no code.
+CODE = (":/fmnist_lightning", ":/scripts", ":/tools", ":/benchmarks/*.py")
 # git sets these for hooks; they would name the hook's repository instead of this one.
 GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
@@ -39,7 +41,7 @@ def processor_name() -> str:
 
 
 def git_state() -> dict[str, str | bool | None]:
-    """Commit of the running code, and whether the checkout had uncommitted or untracked files.
+    """Commit of the running code, and whether the checkout had uncommitted or untracked files among CODE.
 
     Both are None if no repository tracks this file: it may be installed inside another project's checkout.
     """
@@ -52,6 +54,6 @@ def git_state() -> dict[str, str | bool | None]:
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *CODE))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}

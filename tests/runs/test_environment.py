@@ -28,6 +28,30 @@ def test_git_state_ignores_the_repository_of_a_hook(other_repository: Path, monk
     assert git_state()["commit"] == before["commit"]
 
 
+def test_git_state_is_dirty_if_code_changed(other_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by what README's commands write."""
+    git = ["git", "-C", str(other_repository), "-c", "user.name=x", "-c", "user.email=x@x"]
+    code, record = (
+        other_repository / name for name in ("fmnist_lightning/runs/environment.py", "benchmarks/speed.json")
+    )
+    for path in (code, record):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for command in (["add", "."], ["commit", "--quiet", "--message=y"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(environment, "__file__", str(code))
+    record.write_text("{}")
+    for name in ("common.png", "mine.yaml"):
+        (other_repository / name).touch()
+    assert git_state()["dirty"] is False
+    new = code.with_name("mine.py")
+    new.touch()
+    assert git_state()["dirty"] is True
+    new.unlink()
+    code.write_text("changed")
+    assert git_state()["dirty"] is True
+
+
 def test_git_state_is_empty_if_another_project_installed_this(
     other_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,7 @@ from fmnist_lightning.training.train import train
 from tools import benchmark
 from tools.benchmark import epoch_seconds, measure_startup, measure_trainer, peers, write_layout, write_record
 from tools.markdown import origin
-from tools.observe import PROGRAMS, Observation, observe
+from tools.observe import PROGRAMS, ROOT, Observation, observe
 from tools.speed_tables import RATIOS, growth_table, speed_table, trainer_table
 
 
@@ -215,3 +217,18 @@ def test_benchmark_writes_the_record_of_a_part(
 def test_origin_outside_of_a_repository() -> None:
     record = {"device": "CPU", "versions": {}, "dataset": "Fashion-MNIST", "git": {"commit": None, "dirty": None}}
     assert origin(record).endswith("commit unknown")
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.parametrize(
+    ("arguments", "installed"),
+    [("--part scaling", False), ("--rounds 1 --part=trainer", False), ("", True), ("--part speed", True)],
+)
+def test_make_bench_installs_keras_only_to_time_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, installed: bool
+) -> None:
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    command = ["make", "-n", "bench", f"BENCH_VENV={tmp_path}", f"ARGS={arguments}"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert ("benchmarks/requirements.lock" in printed) == installed
