@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fmnist_lightning.cli import command, quoted, read_yaml
-from fmnist_lightning.errors import UserError, WriteError, full_path, missing
+from fmnist_lightning.errors import UserError, WriteError, full_path, missing, printable
 from fmnist_lightning.runs.files import locked, write_text, writing
 
 CONFIG = "config.yaml"
@@ -32,6 +32,7 @@ WRITE_ERRORS = (
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.EPERM, errno.EROFS,
 )  # fmt: skip
 VERSION = re.compile(r"version_(\d+)")
+URL = re.compile(r"data:|[\w+.-]{2,}:/")  # as a Path, which has no //; C:/ is a drive
 
 
 def numbered_runs(log_dir: Path) -> dict[int, Path]:
@@ -43,8 +44,10 @@ def numbered_runs(log_dir: Path) -> dict[int, Path]:
 def new_run(log_dir: Path) -> Path:
     """Make the next run folder. Runs that start at the same time get different numbers.
 
-    Raises UserError if it or `log_dir` can't be made.
+    Raises UserError if it or `log_dir` can't be made, or Lightning would take `log_dir` for a URL.
     """
+    if URL.match(str(log_dir)):
+        raise UserError(f"cannot use --log_dir {printable(str(log_dir))}: it is a URL (name a folder of this machine)")
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

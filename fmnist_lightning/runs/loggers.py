@@ -50,7 +50,12 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
             graph = not steps and not options.compile
             loggers.append(
                 OwnTensorBoardLogger(
-                    run.parent, name="", version=run.name, log_graph=graph, default_hp_metric=False, purge_step=steps
+                    run.parent.absolute(),  # it would take ~ for the home
+                    name="",
+                    version=run.name,
+                    log_graph=graph,
+                    default_hp_metric=False,
+                    purge_step=steps,
                 )
             )
         # Other ranks may run on machines that have no run folder.

@@ -30,6 +30,15 @@ def test_new_run_gives_each_caller_the_next_number(tmp_path: Path) -> None:
     assert {folder.name for folder in folders} == {f"version_{number}" for number in range(11, 75)}
 
 
+@pytest.mark.parametrize("name", ["s3://bucket/logs", "file:///logs", "file:/logs", "gs://x", "data:x", "hdfs+x:/y"])
+def test_new_run_refuses_a_url(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--log_dir"):
+        new_run(Path(name))
+    assert not list(tmp_path.iterdir())
+    assert new_run(Path("lr:1/a::b")).is_dir()  # the control
+
+
 def test_find_run_last_has_the_highest_number(tmp_path: Path) -> None:
     for number in (2, 9, 10):
         run = tmp_path / f"version_{number}"
