@@ -425,11 +425,11 @@ class Launcher(NamedTuple):
     """A program that starts ranks, by the variables that it sets for each of them."""
 
     name: str
-    mark: str  # which no other program sets
+    mark: str  # set by this launcher alone
     world_size: str
     rank: str
-    numbers: tuple[str, ...]  # what else a rank needs
-    others: tuple[str, ...] = ()  # what misleads a process that the launcher did not start
+    needed: tuple[str, ...]  # by a rank, too: numbers, except an address
+    misleading: tuple[str, ...]  # a process that another program started
 
 
 # torchrun first, since it can run in a SLURM job. `launch`, in training/devices.py, sets the same variables. The script
@@ -440,20 +440,19 @@ LAUNCHERS = (
         mark="TORCHELASTIC_RUN_ID",
         world_size="WORLD_SIZE",
         rank="RANK",
-        numbers=("LOCAL_RANK", "MASTER_PORT"),
-        others=("LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "TORCHELASTIC_USE_AGENT_STORE", ERROR_FILE),
+        needed=("LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"),
+        misleading=("LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "TORCHELASTIC_USE_AGENT_STORE", ERROR_FILE),
     ),
     Launcher(
         name="srun",
         mark="SLURM_STEP_NUM_TASKS",
         world_size="SLURM_STEP_NUM_TASKS",
         rank="SLURM_PROCID",
-        numbers=("SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
+        needed=("SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
+        misleading=("JSM_NAMESPACE_RANK",),  # of IBM's jsrun, which Lightning knows
     ),
 )
-# Ranks and world sizes of launchers that are not supported. Lightning reads the rank when it is imported.
-FOREIGN_RANKS = ("JSM_NAMESPACE_RANK",)
-FOREIGN_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
 
 
 def launcher() -> Launcher | None:
@@ -467,17 +466,14 @@ def launcher() -> Launcher | None:
             continue
         if world_size <= 1:
             return None
-        address = ("MASTER_ADDR",) if one.name == "torchrun" else ()
-        bad = [name for name in (one.rank, *one.numbers) if number(name) is None]
-        bad += [name for name in address if not os.environ.get(name)]
-        if not bad and (number(one.rank) or 0) >= world_size:
-            bad = [one.rank]
-        if bad:
-            found = repr(os.environ[bad[0]]) if bad[0] in os.environ else "not set"
-            raise UserError(
-                f"cannot be one of {world_size} processes: {one.world_size} is {world_size}, but {bad[0]} is {found} "
-                f"(start all with {one.name}; to run alone, unset {one.mark})"
-            )
+        for name in (one.rank, *one.needed):
+            value = number(name)
+            right = os.environ.get(name) if name == "MASTER_ADDR" else value is not None
+            if not right or (name == one.rank and value is not None and value >= world_size):
+                raise UserError(
+                    f"cannot be one of {world_size} processes: {name} is {os.environ.get(name, 'not set') or 'empty'} "
+                    f"(start all with {one.name}; to run alone, unset {one.mark})"
+                )
         return one
     return None
 
@@ -489,25 +485,23 @@ def number(name: str) -> int | None:
 
 
 def forget_other_launchers() -> None:
-    """Remove the ranks of launchers that did not start this process from its environment, before Lightning reads them.
+    """Remove the variables of launchers that did not start this process, before Lightning is imported and reads them.
 
-    With RANK=1, left by some other program, Lightning would write neither epochs nor curves. Raises UserError as
-    `launcher` does.
+    With RANK=1, left by some other program, it would write neither epochs nor curves. Raises UserError as `launcher`
+    does.
     """
     mine = launcher()
-    claims = [name for name in ("WORLD_SIZE", *FOREIGN_SIZES) if (number(name) or 1) > 1]
+    claims = [name for name in WORLD_SIZES if (number(name) or 1) > 1]
     if claims and not mine:
         print(
             f"WARNING: {claims[0]} is {number(claims[0])}, but neither torchrun nor srun started this process: it runs "
             "alone (to use several, see docs/scale.md)",
             file=sys.stderr,
         )
-    names = [*FOREIGN_RANKS]
     for one in LAUNCHERS:
         if one is not mine:
-            names += [one.mark, one.world_size, one.rank, *one.others]
-    for name in names:
-        os.environ.pop(name, None)
+            for name in (one.mark, one.world_size, one.rank, *one.misleading):
+                os.environ.pop(name, None)
 
 
 def is_rank_zero() -> bool:

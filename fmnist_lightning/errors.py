@@ -13,9 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-# A terminal that closes sends SIGHUP, which Windows lacks. nohup ignores it, and so do the programs that it starts.
-HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *HANGUP)
+# A terminal that closes sends SIGHUP, a job scheduler one of the others before a time limit; Windows lacks all three.
+# nohup ignores SIGHUP, and so do the programs that it starts.
+MORE = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *(one for one in MORE if signal.getsignal(one) != signal.SIG_IGN))
 # One wish to stop can come twice: make, shells and schedulers pass on a signal that the whole process group received.
 SETUP = "set up first: make train; then: source .venv/bin/activate"
 ECHO_SECONDS = 1.0

@@ -11,27 +11,32 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import Strategy
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fmnist_lightning.cli import command
+from fmnist_lightning.cli import command, launcher
 from fmnist_lightning.errors import SIGNALS, UserError
 
 T = TypeVar("T")
@@ -43,6 +48,10 @@ PROCESSES_PER_CORE = 4  # at most, on CPUs: each process takes about 1 GB
 SECONDS_TO_SAVE = 600  # for a validation and a checkpoint after Ctrl-C; torch's default is 30
 # A rank that lost its connection waits this long for the agent to end it, so that the agent reports the rank that died.
 LINGER_SECONDS = 5.0
+SECONDS_TO_MEET = 300  # for all ranks to start; an import of torch over a slow network takes minutes
+SECONDS_OF_SILENCE = 5
+POLL_SECONDS = 0.1
+MEETING = "fmnist-ranks"  # begins the store's keys
 # In messages of gloo, which raises plain RuntimeErrors.
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe", "gloo")
 
@@ -69,7 +78,12 @@ def resolve_devices(
     """
     asked = f"--accelerator {accelerator} --devices {devices} --num_nodes {num_nodes} --precision {precision}"
     environment = cluster_environment()
-    plugins: list[Any] = [environment] if environment else []
+    if not environment:
+        # At its import, Lightning may have read the rank of some other program.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
+    # LightningEnvironment, the default elsewhere, also in a SLURM job: there Lightning would answer SIGUSR1 with a
+    # checkpoint of its own, and queue the job again.
+    plugins: list[Any] = [environment or LightningEnvironment()]
     # On a CPU, Lightning would take bf16-mixed for 16-mixed, and warn; it is refused below.
     chosen: Any = "32-true" if precision in ("auto", "16-mixed") else precision
     where: Any = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes}
@@ -81,8 +95,9 @@ def resolve_devices(
         raise UserError(f"cannot use {asked}: on CPUs, Lightning does not train in float16 (use bf16-mixed)")
     processes = getattr(fabric.strategy, "num_processes", 1)
     if environment and environment.world_size() != processes * num_nodes:
-        started = f"torchrun or srun started {environment.world_size()} processes"
-        raise UserError(f"cannot use {asked}: {started} (use their numbers)")
+        started = f"{'srun' if isinstance(environment, SLURMEnvironment) else 'torchrun'} started"
+        expected = f"--devices times --num_nodes must be {environment.world_size()}"
+        raise UserError(f"cannot use {asked}: {started} {environment.world_size()} processes ({expected})")
     if not environment and num_nodes > 1:
         raise UserError(f"cannot use {asked}: other machines are not reached from here (use torchrun, docs/scale.md)")
     if not environment and fabric.device.type == "cpu" and processes > PROCESSES_PER_CORE * usable_cores():
@@ -114,12 +129,13 @@ def explained(message: str) -> str:
 def cluster_environment() -> ClusterEnvironment | None:
     """This process's rank and world size, if torchrun, `launch` or SLURM's srun started it as one of several.
 
-    Lightning overlooks srun in a job that is named interactive or bash. Only srun sets the variables of a step.
+    Lightning overlooks srun in a job that is named interactive or bash.
     """
-    if TorchElasticEnvironment.detect():  # first, since torchrun can run in a SLURM job
-        return TorchElasticEnvironment()
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+    started_by = launcher()
+    if started_by is None:
         return None
+    if started_by.name == "torchrun":
+        return TorchElasticEnvironment()
     try:
         return SLURMEnvironment(auto_requeue=False)
     except RuntimeError as error:
@@ -221,11 +237,14 @@ def process_failed(rank: int, failure: ProcessFailure, world_size: int, hint: st
 def process_group(fabric: L.Fabric) -> Iterator[None]:
     """Connect the ranks of `fabric`, if there are several. Only rank 0 prints and warns.
 
-    Raises UserError if the connection is lost, unless the agent ends this rank within LINGER_SECONDS.
+    Raises UserError if a rank is missing, or the connection is lost, unless the agent ends this rank within
+    LINGER_SECONDS.
     """
-    if not is_distributed(fabric):
+    environment = cluster_environment()
+    if not environment or not is_distributed(fabric):
         yield
         return
+    store = wait_for_ranks(environment)  # noqa: F841 (the others use it until they are connected)
     try:
         fabric.launch()
         with contextlib.nullcontext() if fabric.is_global_zero else silence():
@@ -237,6 +256,86 @@ def process_group(fabric: L.Fabric) -> Iterator[None]:
         name, reason = f"rank {fabric.global_rank} of {fabric.world_size}", str(error).splitlines()[-1]
         raise UserError(f"{name} lost its connection to another rank: {reason} (see that rank's message)") from error
     distributed.destroy_process_group()
+
+
+def wait_for_ranks(environment: ClusterEnvironment) -> TCPStore:
+    """Wait until all ranks have come to the address of rank 0; return the connection.
+
+    torch would wait in C++, for half an hour, in silence, without an answer to Ctrl-C or SIGTERM. Raises UserError if
+    the address is wrong, or a rank does not come within SECONDS_TO_MEET.
+    """
+    rank, world_size = environment.global_rank(), environment.world_size()
+    host, port = rendezvous_address(environment)
+    stores = [hosted_store(port)] if rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" else []
+    connecting = Thread()
+    began, announced = time.monotonic(), environment.local_rank() > 0
+    while missing := missing_ranks(stores, rank, world_size):
+        names = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:8]))}{' and more' * (len(missing) > 8)}"
+        waited = time.monotonic() - began
+        if waited > SECONDS_TO_MEET:
+            raise UserError(
+                f"cannot start rank {rank} of {world_size}: {names} did not come to {host}:{port} within "
+                f"{SECONDS_TO_MEET} seconds (start all processes, or check MASTER_ADDR and MASTER_PORT)"
+            )
+        if waited > SECONDS_OF_SILENCE and not announced:
+            announced = True
+            what = f"rank {rank} of {world_size} waits for {names} at {host}:{port}"
+            print(f"{what}, at most {SECONDS_TO_MEET} seconds", file=sys.stderr, flush=True)
+        time.sleep(POLL_SECONDS)
+        if not stores and not connecting.is_alive() and is_listened_to(host, port):
+            connecting = Thread(target=connect, args=(host, port, stores), daemon=True)
+            connecting.start()
+    return stores[0]
+
+
+def rendezvous_address(environment: ClusterEnvironment) -> tuple[str, int]:
+    """Where rank 0 listens. Raises UserError if there is no such address."""
+    try:
+        host, port = environment.main_address, environment.main_port
+        if not 0 < port < 2**16:
+            raise ValueError(f"the port {port} is not from 1 to 65535")
+    except ValueError as error:
+        raise UserError(f"cannot find rank 0: {error} (set MASTER_PORT to a free port)") from error
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot find rank 0 at {host}:{port}: {reason} (set MASTER_ADDR to its host)") from error
+    return host, port
+
+
+def hosted_store(port: int) -> TCPStore:
+    """The store of rank 0, whose port torch's own store will use, too. Raises UserError if the port is in use."""
+    try:
+        return TCPStore(LOCALHOST, port, is_master=True, wait_for_workers=False, multi_tenant=True)
+    except distributed.DistNetworkError as error:
+        reason = str(error).rpartition("message: ")[2]
+        raise UserError(f"cannot listen on port {port}: {reason} (set another MASTER_PORT)") from error
+
+
+def is_listened_to(host: str, port: int) -> bool:
+    """Whether some program listens there. torch would print a warning at each try before rank 0 does."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def connect(host: str, port: int, stores: list[TCPStore]) -> None:
+    """Append rank 0's store. This waits forever, without an answer to Ctrl-C, if another program listens there."""
+    with contextlib.suppress(distributed.DistError):
+        stores.append(TCPStore(host, port, is_master=False, wait_for_workers=False))
+
+
+def missing_ranks(stores: list[TCPStore], rank: int, world_size: int) -> list[int]:
+    """The ranks that have not come to the store yet."""
+    with contextlib.suppress(distributed.DistError):  # raised if it is that of an earlier training, which closes
+        for store in stores:
+            store.set(f"{MEETING}/{rank}", "")
+            return [one for one in range(world_size) if not store.check([f"{MEETING}/{one}"])]
+    stores.clear()
+    return [0]
 
 
 def is_distributed(fabric: L.Fabric) -> bool:

@@ -41,6 +41,9 @@ from fmnist_lightning.training.devices import broadcast, launch, process_group, 
 from fmnist_lightning.training.module import Classifier, Loss, build_classifier
 from fmnist_lightning.training.resume import OwnSignals, check_own
 
+# The Trainer's folder in the run folder. It does not exist: in a SLURM job, Lightning loads any hpc_ckpt_N.ckpt there.
+TRAINER_FOLDER = "trainer"
+
 
 def own_names(datamodule: object | None, loss: object | None) -> list[str]:
     """Which own objects were given, by their argument of `train` and `evaluate`."""
@@ -69,6 +72,7 @@ def evaluate(
     with process_group(devices.fabric), explain_write_errors(run, command), advising(f"to test it: {command}"):
         trainer = L.Trainer(
             **devices.trainer,
+            default_root_dir=run / TRAINER_FOLDER,
             logger=False,
             enable_model_summary=False,
             enable_progress_bar=False,

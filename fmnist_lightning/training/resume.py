@@ -16,7 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, distributed
 
-from fmnist_lightning.cli import command, is_rank_zero
+from fmnist_lightning.cli import command, is_rank_zero, launcher
 from fmnist_lightning.data.batches import mixed_seed
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.data.source import DataInfo, difference
@@ -36,7 +36,6 @@ from fmnist_lightning.runs.folders import (
     write_config,
 )
 from fmnist_lightning.runs.options import TrainOptions, as_yaml, check_same_run
-from fmnist_lightning.training.devices import cluster_environment
 from fmnist_lightning.training.module import Classifier
 
 
@@ -286,12 +285,13 @@ DUE, NOT_DUE = 0, -1  # less than the number of any signal
 
 
 class SaveInEpochs(OwnSignals):
-    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, at --max_steps, and at Ctrl-C or SIGTERM.
+    """Saves `last.ckpt` in the middle of an epoch: every so many minutes, at --max_steps, and at a signal to stop.
 
     It saves only after a batch that ends an optimizer step, since a checkpoint holds no accumulated gradients. After a
     signal, all ranks save after the same step, or stop after validation, whichever received it, and raise Interrupted.
     Lightning saves nothing at Ctrl-C and exits with status 0 after SIGTERM. A later signal ends the program at once,
-    except SIGTERM to one of several ranks: if the system signals all of them, torch's agent passes its own on.
+    but one of several ranks ignores all except Ctrl-C: if the system signals all of them, torch's agent passes its own
+    on.
 
     `ModelCheckpoint(train_time_interval=...)` also saves after an epoch's last step. A run that is killed then resumes
     without that epoch's validation. With several GPUs it broadcasts through them at each step.
@@ -313,8 +313,10 @@ class SaveInEpochs(OwnSignals):
 
     def receive(self, signum: int) -> None:
         self.received = signum
-        if cluster_environment():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if launcher():
+            for number in SIGNALS:
+                if number != signal.SIGINT:
+                    signal.signal(number, signal.SIG_IGN)
         if is_rank_zero():
             with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
                 os.write(2, b"\nstopping after this step or validation, then saving; repeat to stop at once\n")

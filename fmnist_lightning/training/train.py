@@ -38,7 +38,7 @@ from fmnist_lightning.training.callbacks import (
 )
 from fmnist_lightning.training.devices import Devices, broadcast, launch, process_group, resolve_devices
 from fmnist_lightning.training.distillation import prepare_teacher
-from fmnist_lightning.training.evaluate import own_names, run_test_loop
+from fmnist_lightning.training.evaluate import TRAINER_FOLDER, own_names, run_test_loop
 from fmnist_lightning.training.module import Classifier, Loss, build_classifier
 from fmnist_lightning.training.resume import AtomicCheckpointIO, OwnSignals, find_or_make_run, open_run
 
@@ -96,6 +96,7 @@ def train_here(
     if not options.fast_dev_run:
         return recorded_run(options, devices.fabric, arguments, module, datamodule, callbacks, own)
     callbacks = [*display_callbacks(), *([Compilation()] if options.compile else []), OwnSignals(), *callbacks]
+    arguments["default_root_dir"] = Path(options.log_dir) / TRAINER_FOLDER
     trainer = L.Trainer(**arguments, callbacks=callbacks, fast_dev_run=True)
     if not datamodule.validates:
         trainer.limit_val_batches = 0  # fast_dev_run sets it to 1
@@ -235,6 +236,7 @@ def recorded_run(
         )
         with run_loggers(run, options, steps, fabric.is_global_zero) as loggers:
             callbacks = [*run_callbacks(run, options, fabric.device, datamodule.validates), *callbacks]
+            arguments["default_root_dir"] = run / TRAINER_FOLDER
             trainer = L.Trainer(**arguments, logger=loggers, callbacks=callbacks)
             print(f"run folder: {run}", flush=True)
             for logger in loggers:
