@@ -26,7 +26,7 @@ os.environ["KERAS_HOME"] = os.devnull
 
 import lightning as L
 
-from fmnist_lightning import cli
+from fmnist_lightning.cli.main import main
 from fmnist_lightning.data import decoded
 from fmnist_lightning.data.sets import download, drawn
 from fmnist_lightning.data.sets.fashion_mnist import FILES
@@ -230,7 +230,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, command: Callable[..., object],
     monkeypatch.setattr("sys.argv", [command.__name__, *map(str, arguments)])
     try:
         options = next(iter(get_type_hints(command).values()))
-        return cli.main(options, command)
+        return main(options, command)
     except SystemExit as leaving:
         return int(leaving.code or 0)
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmnist_lightning.cli import main
+from fmnist_lightning.cli.main import main
 from fmnist_lightning.errors import Interrupted, UserError
 
 

@@ -18,8 +18,10 @@ import torch
 from conftest import NOWHERE, Program, own_signals, use_mirrors
 from docstring_parser import parse_from_object
 
-from fmnist_lightning import __main__, __version__, cli
-from fmnist_lightning.cli import find_recipe, parse, parse_values, with_flags_completed
+from fmnist_lightning import __main__, __version__
+from fmnist_lightning.cli import shell
+from fmnist_lightning.cli.parser import parse, parse_values, with_flags_completed
+from fmnist_lightning.cli.recipes import find_recipe
 from fmnist_lightning.data.sets.fashion_mnist import FILES
 from fmnist_lightning.errors import SETUP, UserError
 from fmnist_lightning.models.export import export
@@ -79,7 +81,7 @@ def test_help_groups_options_by_purpose(program: Program) -> None:
 
 
 def test_console_command_runs_main() -> None:
-    [script] = entry_points(group="console_scripts", name=cli.PROGRAM)
+    [script] = entry_points(group="console_scripts", name=shell.PROGRAM)
     assert script.load() is __main__.main
 
 
@@ -124,7 +126,7 @@ def test_command_is_one_of_this_installation(monkeypatch: pytest.MonkeyPatch, st
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", [str(started)])
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-    assert cli.command("test") == typed
+    assert shell.command("test") == typed
 
 
 @pytest.fixture
@@ -145,20 +147,20 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_command_names_a_python_that_has_the_packages(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make activates no environment, so `python` is another one there, though both link to the same file."""
-    assert cli.command("test") == ".venv/bin/python -m fmnist_lightning test"
-    assert cli.program("tensorboard", "tensorboard.main") == ".venv/bin/tensorboard"
+    assert shell.command("test") == ".venv/bin/python -m fmnist_lightning test"
+    assert shell.program("tensorboard", "tensorboard.main") == ".venv/bin/tensorboard"
     monkeypatch.setenv("PATH", f"{environment / '.venv' / 'bin'}:{environment / 'usr'}")  # as activated
-    assert cli.command("test") == "python -m fmnist_lightning test"
-    assert cli.program("tensorboard", "tensorboard.main") == "tensorboard"
+    assert shell.command("test") == "python -m fmnist_lightning test"
+    assert shell.program("tensorboard", "tensorboard.main") == "tensorboard"
     (environment / ".venv" / "bin" / "tensorboard").unlink()
-    assert cli.program("tensorboard", "tensorboard.main") == "python -m tensorboard.main"
+    assert shell.program("tensorboard", "tensorboard.main") == "python -m tensorboard.main"
 
 
 def test_command_runs_from_any_folder(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, typed in ((environment / ".venv" / "bin", "./python"), (environment / "a b", "../.venv/bin/python")):
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
-        assert cli.python() == typed
+        assert shell.python() == typed
         assert Path(typed).samefile(sys.executable)
 
 
@@ -187,7 +189,7 @@ def test_command_on_the_path_needs_no_folder(monkeypatch: pytest.MonkeyPatch, tm
     program.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.argv", [str(program)])
-    assert cli.command("test") == "fmnist test"
+    assert shell.command("test") == "fmnist test"
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
@@ -460,11 +462,11 @@ def test_resume_takes_the_options_of_the_run(tmp_path: Path) -> None:
     ("has_project", "hint"), [(True, "--editable '{}[tune]'"), (False, "'fmnist-lightning[tune]'")]
 )
 def test_require_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_project: bool, hint: str) -> None:
-    monkeypatch.setattr(cli, "PACKAGE", tmp_path / "fmnist_lightning")
+    monkeypatch.setattr(shell, "PACKAGE", tmp_path / "fmnist_lightning")
     if has_project:
         (tmp_path / "pyproject.toml").touch()
     with pytest.raises(UserError, match="no_such_package") as caught:
-        cli.require(["no_such_package"], "a search", "tune")
+        shell.require(["no_such_package"], "a search", "tune")
     assert str(caught.value).endswith(f"pip install {hint.format(tmp_path)}")
 
 

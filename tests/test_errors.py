@@ -41,7 +41,7 @@ def test_missing_escapes_a_line_break() -> None:
 # A command that prints, then writes a file, then prints so much that the reader of a pipe must have left.
 PRINTING = """
 import sys
-from fmnist_lightning.cli import main
+from fmnist_lightning.cli.main import main
 from fmnist_lightning.runs.options import JoinOptions
 def act(_):
     print("läufe/日本", flush=True)

@@ -77,7 +77,7 @@ def test_wheel_names_commands_that_it_has(installed: Path, tmp_path: Path) -> No
     assert done.returncode == 2
     assert "python -m fmnist_lightning join --help" in done.stderr
     done = run_installed(
-        installed, tmp_path, "-c", "from fmnist_lightning import cli; cli.require(['none'], 'x', 'tune')"
+        installed, tmp_path, "-c", "from fmnist_lightning.cli.shell import require; require(['none'], 'x', 'tune')"
     )
     assert done.stderr.endswith("pip install 'fmnist-lightning[tune]'\n")
 

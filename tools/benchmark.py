@@ -17,7 +17,8 @@ import torch
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from fmnist_lightning.cli import Accelerator, Dataset, default_data_dir, main, path_option
+from fmnist_lightning.cli.main import main
+from fmnist_lightning.cli.types import Accelerator, Dataset, default_data_dir, path_option
 from fmnist_lightning.data.sets import KNOWN, find_source, resolve_dataset
 from fmnist_lightning.data.sets.fashion_mnist import RAW_FOLDER
 from fmnist_lightning.runs.environment import environment

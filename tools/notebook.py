@@ -13,7 +13,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from fmnist_lightning.cli import default_data_dir
+from fmnist_lightning.cli.types import default_data_dir
 from fmnist_lightning.data.sets.download import ensure_files
 from fmnist_lightning.runs.files import write_text
 from tools.observe import ROOT

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.cli.types import LOG_DIR
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report.results import NEEDED, read_metrics, read_metrics_file
 from fmnist_lightning.runs.files import write_text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from fmnist_lightning.cli import main
+from fmnist_lightning.cli.main import main
 from tools.markdown import update_document
 from tools.observe import ROOT
 from tools.records import add_record, read_records

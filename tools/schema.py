@@ -4,7 +4,8 @@ import json
 import math
 from typing import Any
 
-from fmnist_lightning.cli import RECIPES, build_parser
+from fmnist_lightning.cli.parser import build_parser
+from fmnist_lightning.cli.recipes import RECIPES
 from fmnist_lightning.runs.files import write_text
 from fmnist_lightning.runs.options import TrainOptions
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser
 
-from fmnist_lightning.cli import LOG_DIR, main, path_option
+from fmnist_lightning.cli.main import main
+from fmnist_lightning.cli.types import LOG_DIR, path_option
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.predict.classifier import PictureClassifier, load_classifier
 from fmnist_lightning.predict.pictures import prepare

@@ -22,7 +22,8 @@ from jsonargparse.typing import PositiveInt
 from tensorboard.backend.event_processing.event_accumulator import IMAGES as EVENT_IMAGES
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from fmnist_lightning.cli import Dataset, default_data_dir, main, path_option
+from fmnist_lightning.cli.main import main
+from fmnist_lightning.cli.types import Dataset, default_data_dir, path_option
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import KNOWN, resolve_dataset
 from fmnist_lightning.data.source import Part, Split

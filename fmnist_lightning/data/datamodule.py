@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from fmnist_lightning.cli import default_data_dir
+from fmnist_lightning.cli.types import default_data_dir
 from fmnist_lightning.data.augment import augment, mix
 from fmnist_lightning.data.batches import Batch, Batches
 from fmnist_lightning.data.sets import find_source

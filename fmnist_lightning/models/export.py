@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from fmnist_lightning.cli import SOURCES, default_data_dir, parse_values, require
+from fmnist_lightning.cli.parser import parse_values
+from fmnist_lightning.cli.shell import require
+from fmnist_lightning.cli.types import SOURCES, default_data_dir
 from fmnist_lightning.data.sets import find_source, recorded_info
 from fmnist_lightning.data.source import difference
 from fmnist_lightning.errors import UserError

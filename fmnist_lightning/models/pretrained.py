@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from fmnist_lightning.cli import LOG_DIR, command
+from fmnist_lightning.cli.shell import command
+from fmnist_lightning.cli.types import LOG_DIR
 from fmnist_lightning.data.sets import KNOWN, recorded_info
 from fmnist_lightning.data.source import MAX_CLASSES, DataInfo
 from fmnist_lightning.errors import UserError, missing, printable

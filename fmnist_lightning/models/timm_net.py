@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmnist_lightning.cli import require
+from fmnist_lightning.cli.shell import require
 from fmnist_lightning.models.layers import ImageShape, as_shape, check_images, scale_images
 
 PREFIX = "timm:"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.cli.types import LOG_DIR
 from fmnist_lightning.data.pictures import upright
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.data.source import DataInfo

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fmnist_lightning.cli import is_rank_zero
+from fmnist_lightning.cli.launchers import is_rank_zero
 from fmnist_lightning.data.pictures import silence_pillow
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError, full_path, printable

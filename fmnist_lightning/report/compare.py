@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmnist_lightning.cli import LOG_DIR
+from fmnist_lightning.cli.types import LOG_DIR
 from fmnist_lightning.data.sets import find_source, recorded_info
 from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import UserError

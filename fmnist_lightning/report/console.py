@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmnist_lightning.cli import command, program, quoted
+from fmnist_lightning.cli.shell import command, program, quoted
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.report.tables import as_markdown, result_table
 from fmnist_lightning.runs.folders import CHECKPOINTS, REPORT, testing_command

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from fmnist_lightning import cli
+from fmnist_lightning.cli.main import exit_status
+from fmnist_lightning.cli.main import main as run_command
+from fmnist_lightning.cli.parser import Parser, build_parser, fail
+from fmnist_lightning.cli.shell import PROGRAM, VERSION, command, require
 from fmnist_lightning.runs.options import (
     CompareOptions,
     ExportOptions,
@@ -33,13 +36,13 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 class Program(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        cli.fail(f"cannot run {self.prog}: {message} (see {self.prog} --help)")
+        fail(f"cannot run {self.prog}: {message} (see {self.prog} --help)")
 
 
 def build_program(prog: str) -> Program:
     """The parser of what precedes a command: options such as `--version`. A wrong one is one line."""
     parser = Program(prog=prog, usage="%(prog)s COMMAND [options]", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=cli.VERSION, help="show the version and exit")
+    parser.add_argument("--version", action="version", version=VERSION, help="show the version and exit")
     parser.add_argument(
         "--print_completion",
         metavar="SHELL",
@@ -61,25 +64,25 @@ def completion(shell: str) -> str:
 
     Raises UserError if shtab is not installed.
     """
-    cli.require(["shtab"], "tab completion", "completion")
+    require(["shtab"], "tab completion", "completion")
     from shtab import FILE
 
-    parser = cli.Parser(prog=cli.PROGRAM)
+    parser = Parser(prog=PROGRAM)
     commands = parser.add_subcommands()
     for name, (options, _) in COMMANDS.items():
-        command = cli.build_parser(options)
+        subparser = build_parser(options)
         files = {one.name for one in fields(options) if one.metadata.get("path") or one.type == list[str]}
-        for action in command._actions:
+        for action in subparser._actions:
             if action.dest in files:
                 action.complete = FILE  # type: ignore[attr-defined]
-        commands.add_subcommand(name, command, help=first_sentence(options))
+        commands.add_subcommand(name, subparser, help=first_sentence(options))
     return parser.get_completion_script(f"shtab-{shell}")
 
 
 def run(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run a command with `arguments`, by default those of this process, and return the exit status."""
     options, function = COMMANDS[name]
-    return cli.main(options, function, arguments, cli.command(name))
+    return run_command(options, function, arguments, command(name))
 
 
 def main() -> int:
@@ -89,7 +92,7 @@ def main() -> int:
         return run(name, arguments)
 
     def act() -> None:
-        shell = build_program(cli.command("").strip()).parse_args([name, *arguments]).print_completion
+        shell = build_program(command("").strip()).parse_args([name, *arguments]).print_completion
         print(completion(shell))
 
-    return cli.exit_status(act)
+    return exit_status(act)

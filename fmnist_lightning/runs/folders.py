@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from fmnist_lightning.cli import command, quoted, read_yaml
+from fmnist_lightning.cli.recipes import read_yaml
+from fmnist_lightning.cli.shell import command, quoted
 from fmnist_lightning.errors import UserError, WriteError, full_path, missing, printable
 from fmnist_lightning.runs.files import locked, write_text, writing
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
-from fmnist_lightning.cli import require
+from fmnist_lightning.cli.shell import require
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.files import write_text
 from fmnist_lightning.runs.folders import LOGGERS

@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from fmnist_lightning.cli import (
+from fmnist_lightning.cli.parser import parse, parse_values
+from fmnist_lightning.cli.recipes import find_recipe, read_yaml
+from fmnist_lightning.cli.types import (
     LOG_DIR,
     Accelerator,
     BatchLimit,
@@ -29,11 +31,7 @@ from fmnist_lightning.cli import (
     Strategy,
     TopK,
     default_data_dir,
-    find_recipe,
-    parse,
-    parse_values,
     path_option,
-    read_yaml,
 )
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.folders import CONFIG, find_resumed, own_objects, read_config, resume_command

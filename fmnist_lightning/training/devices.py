@@ -36,7 +36,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fmnist_lightning.cli import command, launcher
+from fmnist_lightning.cli.launchers import launcher
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.errors import SIGNALS, UserError
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, distributed
 
-from fmnist_lightning.cli import command, is_rank_zero, launcher
+from fmnist_lightning.cli.launchers import is_rank_zero, launcher
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.data.batches import mixed_seed
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.data.source import DataInfo, difference

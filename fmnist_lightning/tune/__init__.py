@@ -3,6 +3,6 @@
 Here belong the search space, the trials, their database, and what a search writes. Training itself does not.
 """
 
-from fmnist_lightning.cli import require
+from fmnist_lightning.cli.shell import require
 
 require(["optuna"], "a search", "tune")

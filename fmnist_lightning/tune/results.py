@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawing
 
-from fmnist_lightning.cli import command, quoted
+from fmnist_lightning.cli.shell import command, quoted
 from fmnist_lightning.errors import UserError, printable
 from fmnist_lightning.models.pretrained import load_pretrained
 from fmnist_lightning.report.plots import mark

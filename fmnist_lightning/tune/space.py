@@ -15,7 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 from sqlalchemy import URL
 
-from fmnist_lightning.cli import parse_values, read_yaml
+from fmnist_lightning.cli.parser import parse_values
+from fmnist_lightning.cli.recipes import read_yaml
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.models.nets import MODELS

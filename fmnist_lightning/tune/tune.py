@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from fmnist_lightning.cli import command, find_recipe, quoted
+from fmnist_lightning.cli.recipes import find_recipe
+from fmnist_lightning.cli.shell import command, quoted
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.errors import Interrupted, UserError
 from fmnist_lightning.report.console import filter_library_output

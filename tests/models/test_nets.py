@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, prune
 
-from fmnist_lightning.cli import build_parser
+from fmnist_lightning.cli.parser import build_parser
 from fmnist_lightning.data.sets.fashion_mnist import load_split
 from fmnist_lightning.models.layers import Dropout
 from fmnist_lightning.models.nets import MODELS, SeedNet, build_net

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist_lightning.cli import parse
+from fmnist_lightning.cli.parser import parse
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report.results import read_metrics
 from fmnist_lightning.runs import folders

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from fmnist_lightning.cli import parse_values
+from fmnist_lightning.cli.parser import parse_values
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs.folders import write_config
 from fmnist_lightning.runs.options import TrainOptions, as_yaml, names

@@ -24,7 +24,7 @@ from filelock import FileLock
 from several import CONTEXT
 from tensorboard.summary.writer import event_file_writer
 
-from fmnist_lightning.cli import command
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.runs import files

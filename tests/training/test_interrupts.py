@@ -11,8 +11,9 @@ import pytest
 from conftest import SMALL, Program, own_signals, steps_of_saves
 from several import start_rank, torchrun_environment, wait_for
 
-from fmnist_lightning import cli, errors
-from fmnist_lightning.cli import command
+from fmnist_lightning import errors
+from fmnist_lightning.cli import main as program
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.data.sets import download
 from fmnist_lightning.errors import SIGNALS
 from fmnist_lightning.report.logged_plots import ValidationPlots
@@ -132,7 +133,7 @@ def test_signals_while_an_interruption_is_reported_change_nothing(
         finally:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli, "is_rank_zero", lambda: signal.raise_signal(signal.SIGINT) is None)
+    monkeypatch.setattr(program, "is_rank_zero", lambda: signal.raise_signal(signal.SIGINT) is None)
     with own_signals():
-        status = cli.main(JoinOptions, stop, ["--folder", "a", "--file", "b"])
+        status = program.main(JoinOptions, stop, ["--folder", "a", "--file", "b"])
     assert (status, capsys.readouterr().err) == (130, "\nstopped by SIGINT\n")

@@ -16,7 +16,7 @@ import torch
 from conftest import SMALL, Program, metrics_of, shared_run, small_run, steps_of_saves
 from several import start_rank
 
-from fmnist_lightning.cli import command
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.data.sets.drawn import DRAWN
 from fmnist_lightning.errors import UserError

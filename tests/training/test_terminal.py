@@ -21,7 +21,7 @@ from several import start_rank
 from tqdm import tqdm
 
 from fmnist_lightning import cli
-from fmnist_lightning.cli import command
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.report.console import epoch_line, summary_text
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training import callbacks

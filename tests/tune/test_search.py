@@ -27,7 +27,7 @@ from several import CONTEXT, torchrun_environment, wait_for
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
-from fmnist_lightning.cli import command
+from fmnist_lightning.cli.shell import command
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.data.sets import KNOWN
 from fmnist_lightning.data.source import Split

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmnist_lightning.cli import SOURCES, named
+from fmnist_lightning.cli.shell import named
+from fmnist_lightning.cli.types import SOURCES
 from fmnist_lightning.data.sets.download import ensure_files
 from fmnist_lightning.data.sets.drawn import DRAWN
 from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST

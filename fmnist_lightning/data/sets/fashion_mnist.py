@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from pathlib import Path
 
-from fmnist_lightning.cli import quoted
+from fmnist_lightning.cli.shell import quoted
 from fmnist_lightning.data.idx import GZIP_MAGIC, IdxError, absence, check_values, find_spellings, read_tensor
 from fmnist_lightning.data.source import DataError, DataInfo, OtherDataError, Part, Split
 
