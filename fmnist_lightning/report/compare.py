@@ -1,5 +1,6 @@
 """Compare tested runs: what a recipe gains, and which images no run recognizes."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from fmnist_lightning.data.source import DataInfo, difference
 from fmnist_lightning.errors import UserError
 from fmnist_lightning.report import analysis, plots
 from fmnist_lightning.report.results import Predictions, read_metrics, read_predictions
-from fmnist_lightning.report.tables import LABELS, Table, as_markdown, percent
+from fmnist_lightning.report.tables import LABELS, Table, as_markdown, as_text, percent
 from fmnist_lightning.runs.files import atomic_write
 from fmnist_lightning.runs.folders import find_run
 from fmnist_lightning.runs.options import CompareOptions, read_options
@@ -36,8 +37,10 @@ def compare(options: CompareOptions) -> None:
     """Print the comparison. Raises UserError if the runs can't be compared."""
     tested = read_tested(options.runs)
     print(f"{tested[0].info.title}, {tested[0].metrics['n']:,} images\n")
+    print("\n".join(f"- {run.name}" for run in tested), end="\n\n")
+    form = as_text if sys.stdout.isatty() else as_markdown
     for table in comparison_tables(tested):
-        print(f"{table.caption}\n\n{as_markdown(table)}\n")
+        print(f"{table.caption}\n\n{form(table)}\n")
     common = common_mistakes(tested)
     predicted = np.stack([run.predictions.probs[common].argmax(axis=1) for run in tested])  # (runs, mistakes)
     agreed = (predicted == predicted[0]).all(axis=0).sum()
@@ -79,11 +82,11 @@ def other_images(first: ComparedRun, other: ComparedRun) -> bool:
 
 def comparison_tables(tested: Sequence[ComparedRun]) -> list[Table]:
     """Metrics, the recall of each class, and the pairs of classes that the first run confuses most."""
-    runs, names = tuple(run.name for run in tested), tested[0].info.classes
-    metrics = []
-    for run in tested:
-        fractions = [*(run.metrics[name] for name in LABELS), analysis.calibration_error(*run.predictions)]
-        metrics.append((run.name, *map(percent, fractions)))
+    names, folders = tested[0].info.classes, [run.folder.resolve().name for run in tested]
+    runs = tuple(folders if len({*folders}) == len(folders) else (str(run.folder) for run in tested))
+    metrics = [(label, *(percent(run.metrics[name]) for run in tested)) for name, label in LABELS.items()]
+    errors = [analysis.calibration_error(*run.predictions) for run in tested]
+    metrics.append(("calibration error", *map(percent, errors)))
     recalls = [analysis.per_class(*run.predictions)["recall"] for run in tested]
     classes = [(name, *map(percent, values)) for name, *values in zip(names, *recalls, strict=True)]
     counts = [analysis.confusion_matrix(*run.predictions) for run in tested]
@@ -92,7 +95,7 @@ def comparison_tables(tested: Sequence[ComparedRun]) -> list[Table]:
         for a, b in analysis.most_confused(counts[0])[:PAIRS]
     ]
     return [
-        Table("Metrics, %", ("run", *LABELS.values(), "calibration error"), metrics),
+        Table("Metrics, %", ("metric", *runs), metrics),
         Table("Recall of each class, %", ("class", *runs), classes),
         Table("Confused images of a pair of classes", ("pair", *runs), pairs),
     ]

@@ -18,10 +18,11 @@ UNWANTED_LINES = (
     *("distributed_backend=", "Initializing distributed: ", "`Trainer.fit` stopped: "),
     *("Loading `train_dataloader` to estimate", "Using bfloat16 Automatic Mixed Precision"),
     "No CUDA runtime is found",  # torch.compile needs none on a CPU
+    "Matplotlib is building the font cache",  # once, on a slow machine
 )
 LOGGERS = (
     *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
-    *("lightning.fabric.utilities.distributed", "torch.utils.cpp_extension"),
+    *("lightning.fabric.utilities.distributed", "torch.utils.cpp_extension", "matplotlib.font_manager"),
 )
 UNTRUE_WARNINGS = (
     # Only the stride of an axis of length one differs, in kernels of one channel or of 1 x 1.

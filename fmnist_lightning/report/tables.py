@@ -2,17 +2,20 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.utils import disp_len
 
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.metrics import wilson_interval
 from fmnist_lightning.report import analysis
 from fmnist_lightning.report.analysis import Array
 
+NUMBER = re.compile(r"[\d,.]+|-|")
 LABELS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auroc": "ROC AUC"}
 
 
@@ -26,10 +29,29 @@ class Table(NamedTuple):
 
 def as_markdown(table: Table) -> str:
     """A Markdown table with aligned columns."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in aligned(table, ":"))
+
+
+def as_text(table: Table) -> str:
+    """A table for a terminal."""
+    return "\n".join("  ".join(line).rstrip() for line in aligned(table, "-"))
+
+
+def aligned(table: Table, right: str) -> list[list[str]]:
+    """The cells of all lines in columns of one width, with a rule below the header.
+
+    Columns of numbers are aligned on the right, and their rule ends with the character `right`.
+    """
     lines = [[as_cell(text) for text in line] for line in (table.header, *table.rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+    lines.insert(1, ["---"] * len(table.header))
+    columns = []
+    for column in zip(*lines, strict=True):
+        width = max(map(disp_len, column))
+        numbers = all(NUMBER.fullmatch(text) for text in column[2:])
+        pads = [" " * (width - disp_len(text)) for text in column]  # an ideograph takes the room of two letters
+        cells = [pad + text if numbers else text + pad for text, pad in zip(column, pads, strict=True)]
+        columns.append([cells[0], "-" * (width - 1) + (right if numbers else "-"), *cells[2:]])
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def as_cell(text: str) -> str:

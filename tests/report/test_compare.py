@@ -12,7 +12,7 @@ from fmnist_lightning.data.sets.drawn import DRAWN, load_drawn
 from fmnist_lightning.report.compare import ComparedRun, common_mistakes, compare
 from fmnist_lightning.report.results import Predictions
 from fmnist_lightning.runs.folders import write_config, write_metrics
-from fmnist_lightning.runs.options import TrainOptions, as_yaml
+from fmnist_lightning.runs.options import CompareOptions, TrainOptions, as_yaml
 
 
 def run_with(run: Path, wrong: dict[int, int]) -> Path:
@@ -37,10 +37,26 @@ def test_compare_counts_classes_pairs_and_mistakes(program: Program, runs: list[
     assert status == 0, output
     assert output.startswith("DRAWN STAND-IN, not Fashion-MNIST, 200 images")
     rows = [" ".join(line.split()) for line in output.splitlines()]
-    assert {"| Shirt | 90.00 | 95.00 |", "| T-shirt/top and Shirt | 2 | 2 |", "| Dress and Coat | 1 | 0 |"} < {*rows}
+    assert {
+        "| metric | first | second |",
+        "| Shirt | 90.00 | 95.00 |",
+        "| T-shirt/top and Shirt | 2 | 2 |",
+        "| Dress and Coat | 1 | 0 |",
+    } < {*rows}
     assert "No run recognizes 2 of the images; for 1 of them all runs predict the same class." in output
     assert f"{runs[1]}, mirror images averaged" in output
     assert f"{runs[0]}, mirror images averaged" not in output
+
+
+def test_compare_fits_into_a_terminal(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    compare(CompareOptions(runs=[str(run) for run in runs]))
+    lines = capsys.readouterr().out.splitlines()
+    assert "Shirt        90.00   95.00" in lines
+    assert max(len(line) for line in lines if str(runs[0].parent) not in line) <= 80
+    assert not [line for line in lines if "|" in line]
 
 
 @pytest.mark.usefixtures("small_drawn")

@@ -4,16 +4,26 @@ import numpy as np
 
 from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.report.tables import Table, as_markdown, facts_table, per_class_table, result_table
+from fmnist_lightning.report.tables import Table, as_markdown, as_text, facts_table, per_class_table, result_table
 
 
 def test_as_markdown_aligns_and_escapes() -> None:
-    table = Table("caption", ("class", "a|b"), [("Bag", "1"), ("Ankle boot", "2")])
+    table = Table("caption", ("class", "a|b"), [("Bag", "1"), ("Ankle boot", "20")])
     assert as_markdown(table).splitlines() == [
         "| class      | a&#124;b |",
-        "| ---------- | -------- |",
-        "| Bag        | 1        |",
-        "| Ankle boot | 2        |",
+        "| ---------- | -------: |",
+        "| Bag        |        1 |",
+        "| Ankle boot |       20 |",
+    ]
+
+
+def test_as_text_aligns_wide_letters_and_numbers() -> None:
+    table = Table("caption", ("class", "recall", "text"), [("鞋", "9.50", "-"), ("boot", "100.00", "1 to 2")])
+    assert as_text(table).splitlines() == [
+        "class  recall  text",
+        "-----  ------  ------",
+        "鞋       9.50  -",
+        "boot   100.00  1 to 2",
     ]
 
 
