@@ -141,8 +141,9 @@ def prepare(image: Image.Image, invert: Invert = "auto", size: int = IMAGE_SIZE)
         return (255 - gray if invert == "always" or (invert == "auto" and bright) else gray), ""
     if box := inside_of_bars(colors, size):
         colors, opacity = colors.crop(box), opacity and opacity.crop(box)
-    ground, plain = find_ground(colors, size)
-    difference = np.asarray(distance(*map(smooth, (colors, ground))))
+    smoothed = smooth(colors)
+    ground, plain = find_ground(colors, smoothed, size)
+    difference = np.asarray(distance(smoothed, ground))
     if opacity and corners_of(np.asarray(opacity), size)[0] < MIDDLE:  # cut out: its edges are known
         difference, plain = np.asarray(opacity), True
     noise = min(MAX_TOLERANCE, DEVIATIONS * float(corners_of(difference, size)[0]))
@@ -151,7 +152,7 @@ def prepare(image: Image.Image, invert: Invert = "auto", size: int = IMAGE_SIZE)
     within = difference[upper:lower, left:right]
     if invert == "auto":
         gray = contrast(colors.crop(box), ground.crop(box))
-        gray[within <= noise] = 0
+        gray[within <= noise / 2] = 0
     else:
         gray = np.array(colors.crop(box).convert("L"))
         gray = np.where(within > tolerance, gray if invert == "never" else 255 - gray, 0).astype(np.uint8)
@@ -220,14 +221,17 @@ def inside_of_bars(colors: Image.Image, size: int) -> Box | None:
     width, height = colors.size
     if min(width, height) < 2 * size:
         return None
-    gray = np.asarray(colors.convert("L")).astype(np.int16)
+    gray = np.asarray(colors.convert("L"))
+    by_row, by_column = ends_of_bars(gray), ends_of_bars(gray.T)
     # A thick frame needs a large margin, with which the edges of a bag may look like a frame's.
     for margin in (0.05, 0.2):
-        rows, columns = ((round(margin * length), round((1 - margin) * length)) for length in (height, width))
+        rows = columns = (margin, 1 - margin)
         # First by each line without its margins, where other bars may lie; then by what the bars leave of it.
         for _ in range(3):
-            rows, columns = within_bars(gray, *columns), within_bars(gray.T, *rows)
-        box = columns[0], rows[0], columns[1], rows[1]
+            rows, columns = within_bars(by_row, *columns), within_bars(by_column, *rows)
+            if rows == columns == (0, 1):
+                break
+        box = (round(columns[0] * width), round(rows[0] * height), round(columns[1] * width), round(rows[1] * height))
         if box != (0, 0, width, height) and is_picture(colors.crop(box)):
             return box
     return None
@@ -242,34 +246,46 @@ def is_picture(colors: Image.Image) -> bool:
     return bool(plain and (~near(small, color)).mean() >= LEAST_GARMENT)
 
 
-def within_bars(gray: NDArray[np.int16], start: int, end: int) -> tuple[int, int]:
-    """The first row within bars, and the last but one, by the columns from `start` to `end`.
+def ends_of_bars(gray: Gray) -> NDArray[np.bool_]:
+    """Where a row differs from the next but one, since JPEG blurs: (H - 2, 128 columns or a few more)."""
+    some = gray[:, :: max(1, gray.shape[1] // 128)].astype(np.int16)
+    return np.abs(some[2:] - some[:-2]) > TOLERANCE
 
-    A bar ends where the pixels before differ from those after along the whole row, two apart since JPEG blurs.
+
+def within_bars(ends: NDArray[np.bool_], start: float, end: float) -> tuple[float, float]:
+    """Where the bars above and below end, by the columns from `start` to `end`; all from 0 to 1.
+
+    A bar ends where a whole row differs.
     """
-    height, step = len(gray), max(1, (end - start) // 128)  # so many columns are enough
-    line = gray[:, start:end:step]
-    ends = np.flatnonzero((np.abs(line[2:] - line[:-2]) > TOLERANCE).mean(axis=1) >= BAR_EDGE) + 1
-    above, below = ends[ends < LARGEST_BAR * height], ends[ends >= (1 - LARGEST_BAR) * height]
-    return int(above.max(initial=-1)) + 1, int(below.min(initial=height))
+    height, width = ends.shape[0] + 2, ends.shape[1]
+    whole = np.flatnonzero(ends[:, round(start * width) : round(end * width)].mean(axis=1) >= BAR_EDGE) + 1
+    above, below = whole[whole < LARGEST_BAR * height], whole[whole >= (1 - LARGEST_BAR) * height]
+    return (int(above.max(initial=-1)) + 1) / height, int(below.min(initial=height)) / height
 
 
-def find_ground(colors: Image.Image, size: int) -> tuple[Image.Image, bool]:
+def find_ground(colors: Image.Image, smoothed: Image.Image, size: int) -> tuple[Image.Image, bool]:
     """The background, also behind the garment, and whether it is plain.
 
     It is the corners' color or, if that is at fault, interpolated from all edges: for gradients, dark corners, floors.
     """
-    small = thumbnail(colors)
-    color, edge = corners_of(np.asarray(smooth(colors)), size), edge_of(small)
+    small, pixels = thumbnail(colors), np.asarray(smoothed)
+    color, edge = corners_of(pixels, size), edge_of(small)
     one, all_edges = near(small, color), near(small, interpolated(small, 1))
-    # A garment that touches the edges, too, differs there from the corners, but over less than half of them, and
-    # with a jump.
-    uneven = is_even(edge) or near(edge, color).mean() < 0.5
-    if uneven and all_edges.mean() > one.mean() + 0.1:
-        thickness = max(1, min(colors.size) // size // 2)
-        values = interpolated(np.asarray(smooth(colors), np.float32), thickness)
+    if (is_even(edge) or has_floor(small, color)) and all_edges.mean() > one.mean() + 0.1:
+        values = interpolated(pixels, max(1, min(colors.size) // size // 2))
         return Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)), is_plain(all_edges)
     return Image.new("RGB", colors.size, tuple(round(channel) for channel in color)), is_plain(one)
+
+
+def has_floor(small: Floats, color: NDArray[np.float64]) -> bool:
+    """Whether opposite edges of a thumbnail change alike in a few places, as before a wall and a level floor.
+
+    A garment that touches its picture's edges also does that, but leaves more than half of them in the corners' color.
+    """
+    edge = edge_of(small)
+    changes = np.count_nonzero(~near(edge, np.roll(edge, 1, axis=0)))
+    alike = max(near(small[:, 0], small[:, -1]).mean(), near(small[0], small[-1]).mean())
+    return bool(changes <= 8 and alike >= 0.97 and near(edge, color).mean() < 0.5)
 
 
 def is_plain(explained: NDArray[np.bool_]) -> bool:
@@ -278,24 +294,25 @@ def is_plain(explained: NDArray[np.bool_]) -> bool:
     return bool(explained[np.ix_(ends, ends)].mean() >= PLAIN)
 
 
-def interpolated(values: Floats, thickness: int) -> Floats:
+def interpolated(values: NDArray, thickness: int) -> Floats:
     """A surface (H, W, channels) through the means of the outer lines of each side, a Coons patch.
 
     https://en.wikipedia.org/wiki/Coons_patch
     """
-    height, width = values.shape[:2]
-    down, across = (np.linspace(0, 1, length, dtype=np.float32)[:, None] for length in (height, width))
-    upper, lower = (side.mean(axis=0) for side in (values[:thickness], values[-thickness:]))
-    left, right = (side.mean(axis=1) for side in (values[:, :thickness], values[:, -thickness:]))
-    # The sides meet in the corners, by means of both.
-    above, below = (
-        side - (first + (last - first) * across)
-        for side, first, last in (
-            (upper, (upper[0] + left[0]) / 2, (upper[-1] + right[0]) / 2),
-            (lower, (lower[0] + left[-1]) / 2, (lower[-1] + right[-1]) / 2),
-        )
-    )
-    return left[:, None] + (right - left)[:, None] * across + above + (below - above) * down[:, None]
+    height, width, channels = values.shape
+    upper, lower = (side.mean(axis=0, dtype=np.float32).T for side in (values[:thickness], values[-thickness:]))
+    left, right = (side.mean(axis=1, dtype=np.float32).T for side in (values[:, :thickness], values[:, -thickness:]))
+    down, across = (np.linspace(0, 1, length, dtype=np.float32) for length in (height, width))
+    # Sides are (channels, n). They meet in the corners, by means of both.
+    first, last = upper[:, :1] + left[:, :1], upper[:, -1:] + right[:, :1]
+    above = upper - (first * (1 - across) + last * across) / 2
+    first, last = lower[:, :1] + left[:, -1:], lower[:, -1:] + right[:, -1:]
+    below = lower - (first * (1 - across) + last * across) / 2
+    # The sum of four products is one product of matrices, which is fast.
+    ones = np.ones((channels, 1), np.float32)
+    of_rows = np.stack([left, right, ones * (1 - down), ones * down], axis=2)  # (channels, H, 4)
+    of_columns = np.stack([ones * (1 - across), ones * across, above, below], axis=1)  # (channels, 4, W)
+    return (of_rows @ of_columns).transpose(1, 2, 0)
 
 
 def find_box(difference: Gray, noise: float, size: int) -> tuple[Box, float]:
