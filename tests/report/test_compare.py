@@ -54,7 +54,7 @@ def test_compare_fits_into_a_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     compare(CompareOptions(runs=[str(run) for run in runs]))
     lines = capsys.readouterr().out.splitlines()
-    assert "Shirt        90.00   95.00" in lines
+    assert "Shirt         90.00   95.00" in lines
     assert max(len(line) for line in lines if str(runs[0].parent) not in line) <= 80
     assert not [line for line in lines if "|" in line]
 
