@@ -3,6 +3,7 @@
 The names in `__all__` are the public interface. They are imported at first use (PEP 562), since torch takes seconds.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ MODULES = {
     "load_classifier": "fmnist_lightning.predict.classifier",
     "train": "fmnist_lightning.training.train",
 }
+
+# Lightning reads these ranks when it is imported, and fails if one is no number. A command forgets more (cli.py).
+for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+    if not os.environ.get(variable, "0").isdecimal():
+        del os.environ[variable]
 
 
 def __getattr__(name: str) -> Any:

@@ -315,12 +315,19 @@ def hosted_store(port: int) -> TCPStore:
 
 
 def is_listened_to(host: str, port: int) -> bool:
-    """Whether some program listens there. torch would print a warning at each try before rank 0 does."""
+    """Whether something listens there that may be rank 0. torch would print a warning at each try before it does.
+
+    In some networks a web proxy answers for each address.
+    """
     try:
-        socket.create_connection((host, port), timeout=1).close()
+        with socket.create_connection((host, port), timeout=1) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)  # torch's store hangs up then
+            return not connection.recv(4).startswith(b"HTTP")
+    except (ConnectionResetError, TimeoutError):
+        return True
     except OSError:
         return False
-    return True
 
 
 def connect(host: str, port: int, stores: list[TCPStore]) -> None:
