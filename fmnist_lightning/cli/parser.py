@@ -121,7 +121,7 @@ def parse(options: type[Options], arguments: Sequence[str], prog: str | None = N
     except UserError as error:
         fail(str(error) if str(error).endswith(")") else f"{error} (see {parser.prog} --help)")
     except UnicodeError as error:
-        fail(f"cannot run {parser.prog}: an option is not UTF-8 text: {error}")
+        fail(f"cannot run {parser.prog}: an option is not UTF-8 text: {error} (in an ASCII locale set PYTHONUTF8=1)")
 
 
 def fail(message: str) -> NoReturn:
