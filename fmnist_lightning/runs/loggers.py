@@ -62,7 +62,7 @@ def run_loggers(run: Path, options: TrainOptions, steps: int, rank_zero: bool) -
         if "wandb" in names and rank_zero:
             loggers.append(stack.enter_context(wandb_run(run)))
         if "mlflow" in names and rank_zero:
-            loggers.append(mlflow_logger(run))
+            loggers.append(stack.enter_context(mlflow_run(run)))
         yield loggers
 
 
@@ -126,10 +126,15 @@ def wandb_run(run: Path) -> Iterator[WandbLogger]:
         experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
-def mlflow_logger(run: Path) -> MLFlowLogger:
-    """At MLFLOW_TRACKING_URI, or else in a SQLite database beside the runs. A resumed run continues its MLflow run."""
+@contextmanager
+def mlflow_run(run: Path) -> Iterator[MLFlowLogger]:
+    """The logger of an MLflow run at MLFLOW_TRACKING_URI, or else in a SQLite database beside the runs.
+
+    A resumed run continues its own. Raises UserError if the server or the database fails, now or later.
+    """
     import mlflow
     from sqlalchemy import URL
+    from sqlalchemy.exc import OperationalError
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # lists the tables that it makes
     folder = run.parent.resolve()
@@ -142,9 +147,17 @@ def mlflow_logger(run: Path) -> MLFlowLogger:
             PROJECT, run.name, uri, artifact_location=artifacts, run_id=read_ids(run).get("mlflow")
         )
         write_id(run, "mlflow", str(logger.run_id))
-    except mlflow.MlflowException as error:
-        raise UserError(f"cannot log to MLflow at {uri}: {error} (check {TRACKING})") from error
-    return logger
+    except (mlflow.MlflowException, OperationalError) as error:
+        raise mlflow_failed(uri, error) from error
+    try:
+        yield logger
+    except mlflow.MlflowException as error:  # as on a full disk; it wraps the database's errors
+        raise mlflow_failed(uri, error) from error
+
+
+def mlflow_failed(uri: str, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0]  # then follows SQL
+    return UserError(f"cannot log to MLflow at {uri}: {reason} (check {TRACKING}, or free space)")
 
 
 class OwnTensorBoardLogger(TensorBoardLogger):

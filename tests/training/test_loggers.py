@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -295,6 +296,15 @@ def test_mlflow_server_that_fails_is_one_message(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "no-such-scheme://server")
     status, output = program(train, *SMALL, "--logger", "mlflow", "--log_dir", tmp_path / "logs")
     assert (status, "cannot log to MLflow at no-such-scheme://server" in output) == (1, True), output
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_mlflow_database_on_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setattr(loggers, "OwnMLFlowLogger", lambda *_, **__: SimpleNamespace(run_id="1"))
+    with pytest.raises(UserError, match=r"database or disk is full \(") as refused, loggers.mlflow_run(tmp_path):
+        raise mlflow.MlflowException("database or disk is full\n[SQL: INSERT]")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
