@@ -44,7 +44,7 @@ def compare(options: CompareOptions) -> None:
     common = common_mistakes(tested)
     predicted = np.stack([run.predictions.probs[common].argmax(axis=1) for run in tested])  # (runs, mistakes)
     agreed = (predicted == predicted[0]).all(axis=0).sum()
-    print(f"No run recognizes {len(common):,} of the images; for {agreed:,} of them all runs predict the same class.")
+    print(f"No run recognizes {len(common):,} images; all runs predict the same class for {agreed:,} of them.")
     if options.pictures:
         draw(tested[0], common[:SHOWN], Path(options.pictures), options.data_dir)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fmnist_lightning.cli.shell import command, program, quoted
 from fmnist_lightning.data.sets import recorded_info
-from fmnist_lightning.report.tables import as_markdown, result_table
+from fmnist_lightning.report.tables import as_markdown, duration, result_table
 from fmnist_lightning.runs.folders import CHECKPOINTS, REPORT, testing_command
 from fmnist_lightning.runs.options import TrainOptions
 
@@ -93,7 +93,7 @@ def summary_text(
     title: str,
     rows: Sequence[Mapping[str, float]],
     steps: int,
-    minutes: float,
+    seconds: float,
     metrics: Mapping[str, Any] | None,
     own: Sequence[str] = (),
 ) -> str:
@@ -106,9 +106,7 @@ def summary_text(
     partial = not rows or steps > rows[-1]["step"]
     if partial:
         done += f", and a part of the next up to --max_steps {steps},"
-    seconds = max(1, round(60 * minutes))
-    length = f"{minutes:.1f} minutes" if minutes >= 1 else f"{seconds} second{'s' * (seconds != 1)}"
-    lines = [f"{title}: {done} in {length}"]
+    lines = [f"{title}: {done} in {duration(seconds)}"]
     if validated := [row for row in rows if "val/accuracy" in row]:
         best = max(validated, key=lambda row: row["val/accuracy"])
         lines.append(f"best epoch  {best['epoch']}, with val/accuracy {best['val/accuracy']:.2%}")

@@ -7,17 +7,37 @@ from typing import Any
 import jinja2
 from torch import Tensor
 
+from fmnist_lightning.cli.recipes import recipes
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.report import analysis, plots, tables
 from fmnist_lightning.report.results import read_curves, read_metrics, read_predictions
 from fmnist_lightning.runs.files import atomic_write, write_text
 from fmnist_lightning.runs.folders import HISTORY, REPORT, REPORT_PICTURES, read_config
+from fmnist_lightning.runs.options import (
+    AugmentationOptions,
+    DistillationOptions,
+    LoopOptions,
+    ModuleOptions,
+    TrainOptions,
+    as_yaml,
+    names,
+    recipe_values,
+)
 
 # What the report says about the training, by the names in metrics.json.
 TRAINING = (
-    *("model", "parameters", "epochs", "training_seconds", "batch_size", "arithmetic", "seed"),
+    *("model", "parameters", "epochs", "batch_size", "arithmetic", "seed"),
     *("checkpoint", "checkpoint_epoch", "tta"),
 )
+# A training follows a recipe on any data and device, with any seed.
+OF_RECIPE = (
+    *("batch_size", "val_fraction", "ckpt", "precision"),
+    *names(ModuleOptions),
+    *names(AugmentationOptions),
+    *names(LoopOptions),
+    *names(DistillationOptions),
+)
+MOST_CHANGES = 4  # of a recipe's options; with more, it is another one
 
 
 def write_report(run: Path, images: Tensor) -> Path:
@@ -26,7 +46,7 @@ def write_report(run: Path, images: Tensor) -> Path:
     `images` (n, C, H, W) uint8 are the test set, in file order. Raises UserError if a file of the run is damaged.
     """
     metrics = read_metrics(run)
-    info = recorded_info(metrics)
+    info, config = recorded_info(metrics), read_config(run)
     classes = info.classes
     predictions, curves = read_predictions(run, metrics), read_curves(run)
     figures = plots.prediction_plots(*predictions, images, classes)
@@ -54,7 +74,8 @@ def write_report(run: Path, images: Tensor) -> Path:
         pairs=tables.pairs_table(counts, 10, classes),
         mistakes=tables.mistakes_table(*predictions, plots.MISTAKES, classes),
         classes=tables.per_class_table(*predictions, classes),
-        facts=facts(metrics, read_config(run)),
+        overview=overview(metrics, config),
+        facts=facts(metrics, config),
         matrix_inches=figures["confusion"].get_figwidth(),
         images={name: base64.b64encode(content).decode() for name, content in pictures.items()},
     )
@@ -62,10 +83,36 @@ def write_report(run: Path, images: Tensor) -> Path:
     return run / REPORT
 
 
+def recipe_of(config: dict[str, Any]) -> str:
+    """The recipe of the project that the options in a config.yaml follow, and in what they differ."""
+    defaults, changes = as_yaml(TrainOptions()), {}
+    for name, path in recipes().items():
+        wanted, found = defaults | recipe_values(path), defaults | config
+        # `auto` became the precision of the training's device.
+        changes[name] = [
+            f"{option} {found[option]}" for option in OF_RECIPE if found[option] != wanted[option] != "auto"
+        ]
+    nearest = min(changes, key=lambda name: len(changes[name]))
+    if len(changes[nearest]) > MOST_CHANGES:
+        return "none of the project's"
+    return ", but ".join([nearest, *filter(None, [", ".join(changes[nearest])])])
+
+
+def overview(metrics: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    """How and when the run was trained and tested. Older runs don't know when."""
+    dates = {"trained until": metrics.get("trained_at"), "tested": metrics.get("tested_at")}
+    return {
+        "recipe": recipe_of(config),
+        "training time": tables.duration(metrics["training_seconds"]),
+        **{name: date for name, date in dates.items() if date},
+    }
+
+
 def facts(metrics: dict[str, Any], config: dict[str, Any]) -> list[tables.Table]:
     """Tables of the training, of each environment that differs, and of all options."""
+    training = {**overview(metrics, config), **{name: metrics.get(name) for name in TRAINING}}
     trained = {name: metrics.get(name) for name in metrics["tested_with"]}
-    contents = [("Training", {name: metrics.get(name) for name in TRAINING}), ("Environment of the training", trained)]
+    contents = [("Training", training), ("Environment of the training", trained)]
     # A checkpoint that records no environment leaves an empty one.
     for earlier in filter(None, metrics.get("earlier_environments", [])):
         contents.append(("Environment of an earlier part of the training", earlier))

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from fmnist_lightning.data.sets import recorded_info
 from fmnist_lightning.errors import UserError, full_path
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.runs.folders import HISTORY, METRICS, PREDICTIONS, is_training, testing_command
+from fmnist_lightning.runs.folders import (
+    CONFIG,
+    HISTORY,
+    METRICS,
+    PREDICTIONS,
+    is_training,
+    own_objects,
+    testing_command,
+)
 
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 # The names in metrics.json that the report reads.
@@ -48,13 +56,17 @@ def explain_damage(path: Path, hint: str) -> Iterator[None]:
         raise UserError(f"cannot use {path}: {getattr(error, 'strerror', None) or error} ({hint})") from error
 
 
+def command_to_test(run: Path) -> str:
+    """The command that tests a run; with own objects, the call in Python."""
+    return testing_command(run, own_objects(run) if (run / CONFIG).exists() else [])
+
+
 def read_metrics(run: Path) -> dict[str, Any]:
     """The content of metrics.json. Raises UserError if the run was not tested, or the file is damaged or was edited."""
     if not (run / METRICS).exists():
-        # Own objects are missing in the command, which then says so.
-        hint = "it is still training: wait" if is_training(run) else f"test it: {testing_command(run)}"
+        hint = "it is still training: wait" if is_training(run) else f"test it: {command_to_test(run)}"
         raise UserError(f"cannot find {full_path(run / METRICS)}: the run was not tested ({hint})")
-    return read_metrics_file(run / METRICS, NEEDED, f"test the run again: {testing_command(run)}")
+    return read_metrics_file(run / METRICS, NEEDED, f"test the run again: {command_to_test(run)}")
 
 
 def read_metrics_file(path: Path, needed: Collection[str], hint: str) -> dict[str, Any]:
@@ -80,7 +92,7 @@ def read_predictions(run: Path, metrics: Mapping[str, Any]) -> Predictions:
     kill between the two files.
     """
     path, count = run / PREDICTIONS, metrics["n"]
-    with explain_damage(path, f"test the run again: {testing_command(run)}"):
+    with explain_damage(path, f"test the run again: {command_to_test(run)}"):
         # NumPy would not close a file that it can't read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             probs, labels = arrays["probs"], arrays["labels"]
@@ -101,7 +113,7 @@ def read_curves(run: Path) -> Curves:
     path = run / HISTORY
     if not path.is_file():
         return {}
-    hint = f"remove it for a report without curves: {testing_command(run)}"
+    hint = f"remove it for a report without curves: {command_to_test(run)}"
     with explain_damage(path, hint), path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         if "epoch" not in (rows.fieldnames or ()):

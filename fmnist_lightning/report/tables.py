@@ -63,6 +63,15 @@ def percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
+def duration(seconds: float) -> str:
+    """Such as 9 s, 24 min 36 s, or 1 h 12 min."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def result_table(metrics: Mapping[str, Any]) -> Table:
     """The five metrics, next to the published ones if the data set has some."""
     published = recorded_info(metrics).published

@@ -17,6 +17,7 @@ class TrainingRecord(NamedTuple):
 
     epochs: int  # completed
     seconds: float  # of training and validation, by Lightning's Timer
+    saved_at: str | None  # date and time of the checkpoint
     batch_size: int | None
     environment: dict[str, Any]  # of the training; empty if the checkpoint has none
     earlier_environments: list[dict[str, Any]]  # other environments that a resumed training ran in before
@@ -72,6 +73,7 @@ def training_record(checkpoint: dict[str, Any], path: Path) -> TrainingRecord:
         return TrainingRecord(
             epochs=checkpoint["epoch"] + at_end,
             seconds=timer["time_elapsed"].get("train", 0.0),
+            saved_at=checkpoint.get("saved_at"),
             batch_size=checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size"),
             environment=checkpoint.get("environment", {}),
             earlier_environments=checkpoint.get("earlier_environments", []),

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Device, versions and git state, as plain values."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     return {"device": device_name(device), "versions": versions, "git": git_state()}
+
+
+def now() -> str:
+    """The local date and time, with its offset from UTC."""
+    return datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def device_name(device: torch.device) -> str:

@@ -30,7 +30,7 @@ from fmnist_lightning.data.batches import Batch
 from fmnist_lightning.metrics import METRIC_NAMES, EpochMetrics
 from fmnist_lightning.report.console import epoch_line
 from fmnist_lightning.report.logged_plots import ValidationPlots
-from fmnist_lightning.runs.environment import environment
+from fmnist_lightning.runs.environment import environment, now
 from fmnist_lightning.runs.files import atomic_write, write_text
 from fmnist_lightning.runs.folders import CHECKPOINTS, HISTORY, LAST, PREDICTIONS
 from fmnist_lightning.runs.options import TrainOptions
@@ -168,6 +168,7 @@ class Provenance(Callback):
         checkpoint["data"] = trainer.datamodule.source.as_plain()
         checkpoint["split"] = trainer.datamodule.split_record
         checkpoint["environment"] = self.environment
+        checkpoint["saved_at"] = now()
         checkpoint["earlier_environments"] = self.earlier
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from fmnist_lightning.models.tta import MirrorAveraged, warn_if_trained_without_
 from fmnist_lightning.report.console import filter_library_output, result_text
 from fmnist_lightning.report.page import write_report
 from fmnist_lightning.runs.checkpoints import TrainingRecord, load_weights, read_checkpoint, training_record
-from fmnist_lightning.runs.environment import environment
+from fmnist_lightning.runs.environment import environment, now
 from fmnist_lightning.runs.files import remove_staged
 from fmnist_lightning.runs.folders import (
     CHECKPOINTS,
@@ -106,7 +107,7 @@ def run_test_loop(
     """
     with lock_test(run) if trainer.is_global_zero else contextlib.nullcontext():
         # Rank 0 alone reads: its machine may be the only one that has the run folder.
-        checkpoint, content = broadcast(trainer.strategy, lambda: open_test(run, ckpt))
+        checkpoint, content, before = broadcast(trainer.strategy, lambda: open_test(run, ckpt, tta=tta))
         check_same_data(content, checkpoint, datamodule.source)
         load_weights(module, content, checkpoint)
         trained = training_record(content, checkpoint)
@@ -118,22 +119,35 @@ def run_test_loop(
         if not trainer.is_global_zero:
             return None
         warn_if_divided_anew(content, datamodule.split_record)
-        if tta:
-            warn_if_trained_without_flip(read_options(run).flip)
         metrics = test_record(trainer, module, datamodule, run, checkpoint, trained, values) | {"tta": tta}
+        if before.get("images_sha256") not in (None, metrics["images_sha256"]):
+            warn("the images of the test set are not those of this run's last test, so the two can't be compared")
         write_metrics(run, metrics)
         print(f"\n{result_text(metrics)}", flush=True)
         write_report(run, test.images)  # last: what goes wrong in it costs neither metrics nor predictions
         return metrics
 
 
-def open_test(run: Path, ckpt: str | None) -> tuple[Path, dict[str, Any]]:
-    """Remove what a killed test left; return the path and the content of the checkpoint to test."""
+def open_test(run: Path, ckpt: str | None, *, tta: bool) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Remove what a killed test left; return path and content of the checkpoint to test, and an earlier metrics.json.
+
+    Raises UserError if --tta would replace a test of a model that never saw a mirror image.
+    """
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged: this test writes a new one
+        before = dict(json.loads((run / METRICS).read_text(encoding="utf-8")))
+    if tta and not read_options(run).flip:
+        if before and not before.get("tta"):
+            raise UserError(
+                f"cannot replace the test of {run} by one with --tta: the model was trained without --flip, so that "
+                f"mirror images can make it worse (remove {run / METRICS} to test it so anyway)"
+            )
+        warn_if_trained_without_flip(False)
     for name in (METRICS, PREDICTIONS, REPORT):
         remove_staged(run, name)
     remove_staged(run / REPORT_PICTURES)
     checkpoint = find_checkpoint(run, ckpt)
-    return checkpoint, read_checkpoint(checkpoint)
+    return checkpoint, read_checkpoint(checkpoint), before
 
 
 def check_same_data(content: dict[str, Any], checkpoint: Path, source: DataInfo) -> None:
@@ -152,11 +166,14 @@ def warn_if_divided_anew(content: dict[str, Any], split: dict[str, Any]) -> None
     """Warn if a checkpoint's training had other test images, for data that came without a test set."""
     trained = content.get("split", {}).get("test_sha256")
     if trained and trained != split.get("test_sha256"):
-        print(
-            "WARNING: pictures were added or removed since the training, and the test set is another one: the model "
-            "may have seen some of its pictures (train again, or give the data a test folder)",
-            file=sys.stderr,
+        warn(
+            "pictures were added or removed since the training, and the test set is another one: the model may have "
+            "seen some of its pictures (train again, or give the data a test folder)"
         )
+
+
+def warn(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr)
 
 
 def check_counted_once(outputs: Outputs, count: int) -> None:
@@ -198,6 +215,8 @@ def test_record(
         "checkpoint_epoch": checkpoint_epoch,
         "seed": datamodule.seed,
         "training_seconds": trained.seconds,
+        "trained_at": trained.saved_at,
+        "tested_at": now(),
         "epochs": trained.epochs,
         "batch_size": trained.batch_size,
         "validation": datamodule.split_record,

@@ -257,6 +257,6 @@ def print_summary(
 ) -> None:
     [lines] = [one for one in trainer.callbacks if isinstance(one, EpochLines)]
     [timer] = [one for one in trainer.callbacks if isinstance(one, Timer)]
-    title, minutes = trainer.datamodule.source.title, timer.time_elapsed("train") / 60
+    title, seconds = trainer.datamodule.source.title, timer.time_elapsed("train")
     steps = trainer.global_step
-    print(f"\n{summary_text(run, options, title, lines.rows, steps, minutes, metrics, own)}", flush=True)
+    print(f"\n{summary_text(run, options, title, lines.rows, steps, seconds, metrics, own)}", flush=True)

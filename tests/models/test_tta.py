@@ -12,6 +12,7 @@ from fmnist_lightning.models.nets import SeedNet
 from fmnist_lightning.models.tta import MirrorAveraged
 from fmnist_lightning.predict.classifier import load_classifier
 from fmnist_lightning.predict.predict import predict
+from fmnist_lightning.runs.folders import write_metrics
 from fmnist_lightning.training.evaluate import evaluate
 
 
@@ -31,10 +32,22 @@ def test_predict_warns_with_tta_alone(program: Program, trained: Path, tmp_path:
         assert ("trained without --flip" in output) == (tta == "true")
 
 
-def test_evaluate_with_tta_averages_and_says_so(program: Program, trained: Path) -> None:
+def test_evaluate_warns_if_the_test_images_were_replaced(program: Program, trained: Path) -> None:
+    arguments = ("--run", trained, "--accelerator", "cpu", "--precision", "32-true")
+    for _ in range(2):
+        assert "last test" not in program(evaluate, *arguments)[1]
+    write_metrics(trained, metrics_of(trained) | {"images_sha256": "other"})
+    status, output = program(evaluate, *arguments)
+    assert (status, "last test" in output) == (0, True)
+
+
+def test_evaluate_with_tta_averages_but_replaces_no_better_test(program: Program, trained: Path) -> None:
     arguments = ("--run", trained, "--accelerator", "cpu", "--precision", "32-true")
     assert program(evaluate, *arguments)[0] == 0
     assert metrics_of(trained)["tta"] is False
+    status, output = program(evaluate, *arguments, "--tta", "true")
+    assert (status, metrics_of(trained)["tta"], "trained without --flip" in output) == (1, False, True)
+    (trained / "metrics.json").unlink()
     status, output = program(evaluate, *arguments, "--tta", "true")
     assert (status, metrics_of(trained)["tta"], metrics_of(trained)["parameters"]) == (0, True, 225_034), output
     assert "trained without --flip" in output

@@ -43,7 +43,7 @@ def test_compare_counts_classes_pairs_and_mistakes(program: Program, runs: list[
         "| T-shirt/top and Shirt | 2 | 2 |",
         "| Dress and Coat | 1 | 0 |",
     } < {*rows}
-    assert "No run recognizes 2 of the images; for 1 of them all runs predict the same class." in output
+    assert "No run recognizes 2 images; all runs predict the same class for 1 of them." in output
     assert f"{runs[1]}, mirror images averaged" in output
     assert f"{runs[0]}, mirror images averaged" not in output
 

@@ -15,9 +15,10 @@ from matplotlib.text import Text
 from fmnist_lightning.data.source import DataInfo
 from fmnist_lightning.report import plots
 from fmnist_lightning.report.console import result_text
-from fmnist_lightning.report.page import facts, write_report
+from fmnist_lightning.report.page import facts, overview, recipe_of, write_report
 from fmnist_lightning.report.results import CURVES, NEEDED
 from fmnist_lightning.runs.folders import HISTORY, PREDICTIONS, REPORT, write_config, write_metrics
+from fmnist_lightning.runs.options import as_yaml, read_recipe
 from fmnist_lightning.training.evaluate import evaluate
 
 COUNT = 200
@@ -197,3 +198,15 @@ def test_failed_report_leaves_the_metrics(program: Program, trained: Path, monke
     assert status == 1
     assert "No space left on device" in output
     assert metrics_of(trained)["n"] == COUNT
+
+
+def test_overview_names_recipe_times_and_dates() -> None:
+    config = as_yaml(read_recipe("fast")) | {"dataset": "drawn", "seed": 3, "precision": "64-true"}
+    metrics = METRICS | {"training_seconds": 4320, "trained_at": "2026-01-02", "tested_at": "2026-01-03"}
+    known = {"recipe": "fast", "training time": "1 h 12 min"}
+    assert overview(metrics, config) == known | {"trained until": "2026-01-02", "tested": "2026-01-03"}
+    assert overview(METRICS | {"training_seconds": 4320}, config) == known
+    assert recipe_of(config | {"max_epochs": 2, "flip": True}) == "fast, but flip True, max_epochs 2"
+    assert (
+        recipe_of(config | {"model": "own", "lr": 5, "ema": 0.5, "flip": True, "shift": 3}) == "none of the project's"
+    )

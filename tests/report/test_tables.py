@@ -4,7 +4,15 @@ import numpy as np
 
 from fmnist_lightning.data.sets.fashion_mnist import CLASSES, FASHION_MNIST
 from fmnist_lightning.metrics import METRIC_NAMES
-from fmnist_lightning.report.tables import Table, as_markdown, as_text, facts_table, per_class_table, result_table
+from fmnist_lightning.report.tables import (
+    Table,
+    as_markdown,
+    as_text,
+    duration,
+    facts_table,
+    per_class_table,
+    result_table,
+)
 
 
 def test_as_markdown_aligns_and_escapes() -> None:
@@ -50,3 +58,8 @@ def test_per_class_table_leaves_undefined_values_out() -> None:
 def test_facts_table_flattens_nested_values() -> None:
     table = facts_table({"device": "a machine", "git": {"commit": "abc", "dirty": None}}, "caption")
     assert table.rows == [("device", "a machine"), ("git commit", "abc"), ("git dirty", "null")]
+
+
+def test_duration_has_two_units_at_most() -> None:
+    shown = [duration(seconds) for seconds in (0.2, 59.4, 59.6, 1476, 3599.6, 4320, 90_000)]
+    assert shown == ["1 s", "59 s", "1 min 0 s", "24 min 36 s", "1 h 0 min", "1 h 12 min", "25 h 0 min"]

@@ -20,8 +20,8 @@ from conftest import SMALL, Program, small_run
 from several import start_rank
 from tqdm import tqdm
 
-from fmnist_lightning import cli
 from fmnist_lightning.cli.shell import command
+from fmnist_lightning.cli.shell import program as program_name
 from fmnist_lightning.report.console import epoch_line, summary_text
 from fmnist_lightning.runs.options import TrainOptions
 from fmnist_lightning.training import callbacks
@@ -101,7 +101,7 @@ def test_lines_stand_alone_without_a_terminal(program: Program, tmp_path: Path) 
     assert f"report      {run / 'report.html'}" in summary
     assert re.search(r"best epoch  [12], with val/accuracy \d\d\.\d\d%", summary)
     assert summary.splitlines()[-3:] == [
-        f"  {cli.program('tensorboard', 'tensorboard.main')} --logdir {tmp_path}",
+        f"  {program_name('tensorboard', 'tensorboard.main')} --logdir {tmp_path}",
         f"  {command('predict')} PICTURE --weights {run}",
         f"  {command('export')} --run {run}",
     ]
