@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import signal
 import sys
 import time
@@ -17,8 +18,8 @@ from typing import Any, NoReturn
 # nohup ignores SIGHUP, and so do the programs that it starts.
 MORE = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *(one for one in MORE if signal.getsignal(one) != signal.SIG_IGN))
-# One wish to stop can come twice: make, shells and schedulers pass on a signal that the whole process group received.
 SETUP = "set up first: make train; then: source .venv/bin/activate"
+# One wish to stop can come twice: make, shells and schedulers pass on a signal that the whole process group received.
 ECHO_SECONDS = 1.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -133,14 +134,17 @@ class Output(io.RawIOBase):
     def isatty(self) -> bool:
         return bool(self.raw.isatty())
 
-    def write(self, data: Any) -> int | None:
-        if self.error is None:
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        while left and self.error is None:
             try:
-                return int(self.raw.write(data))
-            except BlockingIOError:
-                raise
+                written = self.raw.write(left)
+                if written is None:  # tmux and ssh may make a stream non-blocking
+                    select.select([], [self.raw], [])
             except OSError as error:
                 self.error = error
+            else:
+                left = left[written or 0 :]
         return len(data)
 
 
@@ -158,8 +162,10 @@ def begin() -> None:
             stream = os.fdopen(descriptor, "w", encoding="utf-8")
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
-        if getattr(sys, name) is getattr(sys, f"__{name}__"):  # else it is a notebook's or a test's, or prepared
+        if getattr(sys, name) is getattr(sys, f"__{name}__"):
             setattr(sys, name, prepared(getattr(sys, name)))
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):  # a caller's own, or prepared before
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def prepared(stream: Any) -> io.TextIOWrapper:
@@ -213,8 +219,10 @@ def full_path(path: str | Path) -> str:
 
 
 def missing(path: str | Path) -> str:
-    """That there is no such path, as an absolute one, and the one that was meant if a similar one exists."""
+    """Say that a path does not exist, with its absolute form, and name a similar one that exists."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (pathlib's keeps `..`)
+    if os.path.lexists(absolute):
+        return f"{printable(str(absolute))} is a link to nothing"
     # pathlib's raises PermissionError.
     known = next(parent for parent in (absolute, *absolute.parents) if os.path.exists(parent))  # noqa: PTH110
     meant = known
