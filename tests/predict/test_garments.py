@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, PngImagePlugin
 
 from fmnist_lightning.data.pictures import PictureError
 from fmnist_lightning.data.sets.fashion_mnist import FASHION_MNIST
@@ -22,6 +22,7 @@ from fmnist_lightning.predict.pictures import (
     find_box,
     fit,
     frame,
+    inside_of_bars,
     load_picture,
     prepare,
     read_picture,
@@ -293,3 +294,132 @@ def test_garment_takes_the_size_of_the_images(size: int) -> None:
 def test_garment_for_other_images_than_gray_squares_is_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(PictureError, match=f"{shape[0]} x {shape[1]} x {shape[2]} values"):
         frame(PHOTO, replace(FASHION_MNIST, image_shape=shape))
+
+
+def with_chunk(name: bytes, body: bytes) -> io.BytesIO:
+    """PNG with one more chunk after its header."""
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return io.BytesIO(PNG[:33] + chunk + PNG[33:])
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [(b"zTXt", b"Raw\0\0"), (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"), (b"iCCP", b"press\0\0")]
+)
+def test_large_texts_and_profiles_are_read(name: bytes, head: bytes) -> None:
+    file = with_chunk(name, head + zlib.compress(bytes(3_000_000)))
+    assert (read_garment(file) == prepared(photo())).all()
+    bomb = with_chunk(name, head + zlib.compress(bytes(PngImagePlugin.MAX_TEXT_CHUNK + 1)))
+    with pytest.raises(PictureError, match="too large"):
+        read_garment(bomb)
+
+
+def test_camera_file_of_several_pictures_is_read() -> None:
+    file = saved(PHOTO, "MPO", save_all=True, append_images=[Image.new("L", PHOTO.size)], quality=95)
+    assert np.abs(read_garment(file).astype(int) - prepared(photo())).mean() < 2
+
+
+def test_transparent_value_of_16_bit_gray_is_background() -> None:
+    values = photo().astype(np.uint16) * 257
+    values[photo() == 255] = 30_000
+    file = saved(Image.fromarray(values), transparency=30_000)
+    assert (read_garment(file) == prepared(photo())).all()
+
+
+# What a garment and its background may be, in gray.
+PAIRS = [(250, 240), (252, 190), (5, 20), (5, 100), (60, 128), (200, 128), (255, 30), (0, 230)]
+
+
+@pytest.mark.parametrize(("garment", "ground"), PAIRS)
+def test_garment_is_light_on_black_on_any_gray(garment: int, ground: int) -> None:
+    picture = np.where(rectangle(28, 20) == 0, garment, ground).astype(np.uint8)
+    found = prepared(picture)
+    assert found[:, 4:24].min() > 100
+    assert not found[:, [*range(4), *range(24, 28)]].any()
+
+
+def test_color_of_equal_brightness_is_seen() -> None:
+    picture = np.where(rectangle(28, 20)[..., None] == 0, [255, 0, 0], [76, 76, 76]).astype(np.uint8)
+    assert prepared(picture)[14, [0, 14]].tolist() == [0, 179]
+    assert np.ptp(np.asarray(Image.fromarray(picture).convert("L"))) == 0
+
+
+@pytest.mark.parametrize("garment", [255, 0])
+def test_light_and_dark_cut_outs_are_light_on_black(garment: int) -> None:
+    opaque = rectangle(28, 20) == 0
+    for hidden in (0, 255):
+        gray = np.where(opaque, garment, hidden).astype(np.uint8)
+        found = prepared(np.dstack([gray, gray, gray, opaque * np.uint8(255)]))
+        assert (found == prepared(rectangle(28, 20))).all()
+        inverse = np.where(opaque, hidden, 255 - garment).astype(np.uint8)  # the garment is a hole
+        assert (prepared(np.dstack([inverse] * 3 + [~opaque * np.uint8(255)])) == found).all()
+
+
+def framed(ground: int, bars: tuple[int, int, int, int], color: int) -> Gray:
+    """A garment on gray, with bars above, below, on the left and on the right."""
+    picture = np.where(np.pad(rectangle(28, 20), 9, constant_values=255) == 0, 60, ground).astype(np.uint8)
+    return np.pad(picture, (bars[:2], bars[2:]), constant_values=color)
+
+
+@pytest.mark.parametrize("color", [0, 255])
+@pytest.mark.parametrize(
+    "bars",
+    [(1, 1, 1, 1), (12, 12, 12, 12), (30, 30, 30, 30), (40, 40, 0, 0), (0, 0, 50, 30), (16, 0, 0, 0), (0, 9, 0, 0)],
+)
+def test_frames_and_bars_are_trimmed(bars: tuple[int, int, int, int], color: int) -> None:
+    expected = prepared(framed(190, (0, 0, 0, 0), 0))
+    assert prepare(Image.fromarray(framed(190, bars, color))) == (pytest.approx(expected), "")
+
+
+def test_words_in_a_bar_are_trimmed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = prepared(framed(255, (0, 0, 0, 0), 0))
+    picture = framed(255, (30, 0, 0, 0), 32)
+    picture[8:22, 10:40:3] = 255
+    assert (prepared(picture) == expected).all()
+    monkeypatch.setattr(pictures, "inside_of_bars", lambda *_: None)
+    assert not (prepared(picture) == expected).all()
+
+
+def test_bag_with_straight_edges_is_no_frame() -> None:
+    picture = rectangle(28, 20)
+    picture[30:60, 35:60] = 40  # a label
+    assert inside_of_bars(Image.fromarray(picture).convert("RGB"), 28) is None
+
+
+def scene(factor: Any) -> Gray:
+    """A dark garment in the middle of a light wall."""
+    picture = np.full((200, 200), 230.0) * factor
+    picture[50:150, 70:130] = 40
+    return picture.astype(np.uint8)
+
+
+Y, X = np.meshgrid(*[np.linspace(-1, 1, 200)] * 2, indexing="ij")
+UNEVEN = {
+    "gradient": 0.8 + 0.2 * Y,
+    "diagonal": 0.8 + 0.1 * Y + 0.1 * X,
+    "dark corners": 1 - 0.25 * (X**2 + Y**2),
+    "floor": np.where(Y > 0.3, 0.6, 1),
+    "wall of two colors": np.where(X > 0.1, 0.6, 1),
+}
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_uneven_background_becomes_black(name: str) -> None:
+    found, note = prepare(Image.fromarray(scene(UNEVEN[name])))
+    assert note == ""
+    assert found[:, 7:21].min() > 150
+    assert found[:, [*range(5), *range(23, 28)]].max() < 20
+
+
+NOISE = np.random.default_rng(0).normal(0, 1, (20, 20)).repeat(10, axis=0).repeat(10, axis=1)
+BUSY = {
+    "checks": np.where((np.arange(200) // 20 + np.arange(200)[:, None] // 20) % 2, 0.6, 1),
+    "patches": (0.7 + 0.2 * NOISE).clip(0, 1.1),
+    "slanted floor": np.where(Y - 0.3 * X > 0.3, 0.6, 1),
+}
+
+
+@pytest.mark.parametrize("name", BUSY)
+def test_busy_background_is_noted(name: str) -> None:
+    assert prepare(Image.fromarray(scene(BUSY[name])))[1] == pictures.NOT_PLAIN
+    fine = np.random.default_rng(0).normal(1, 0.03, (200, 200))  # the control: a camera's noise
+    assert prepare(Image.fromarray(scene(fine)))[1] == ""
