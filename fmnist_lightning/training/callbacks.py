@@ -322,6 +322,9 @@ class EpochLines(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.write()  # here, and not in on_train_start, which a run that is complete does not reach
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # of a resumed epoch that has no step left
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if trainer.is_last_batch:  # a schedule changes the rate after the step
             self.lr = float(trainer.optimizers[0].param_groups[0]["lr"])

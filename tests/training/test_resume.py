@@ -316,6 +316,7 @@ def test_early_stopped_run_stays_stopped_unless_patience_grows(program: Program,
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_provenance_records_where_earlier_parts_were_trained(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "environment", lambda _: {"device": "here"})
+    monkeypatch.setattr(callbacks, "now", lambda: "a date")
     here, other = ({"device": device, "processes": 1} for device in ("here", "elsewhere"))
     data = SimpleNamespace(source=DRAWN, split_record={"seed": 1})
     trainer: Any = SimpleNamespace(world_size=1, strategy=SimpleNamespace(root_device=None), datamodule=data)
@@ -324,7 +325,7 @@ def test_provenance_records_where_earlier_parts_were_trained(elsewhere: bool, mo
     callback.on_train_start(trainer, module)
     callback.on_save_checkpoint(trainer, module, saved)
     earlier = [other] if elsewhere else []
-    recorded = {"data": DRAWN.as_plain(), "split": {"seed": 1}}
+    recorded = {"data": DRAWN.as_plain(), "split": {"seed": 1}, "saved_at": "a date"}
     assert saved == {**recorded, "environment": here, "earlier_environments": earlier}
 
 
