@@ -27,7 +27,7 @@ MODULES = {
     "train": "fmnist_lightning.training.train",
 }
 
-# Lightning reads these ranks when it is imported, and fails if one is no number. A command forgets more (cli.py).
+# Lightning reads these ranks at its import, and fails if one is no number; cli/launchers.py has what a command ignores.
 for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
     if not os.environ.get(variable, "0").isdecimal():
         del os.environ[variable]

@@ -1,4 +1,4 @@
-"""What each script imports: `run`, or where that can't be, one line that says how to set up.
+"""Import `run` for a script, or exit with one line that says how to set up.
 
 Every version of Python can read this file.
 """

@@ -105,3 +105,15 @@ def test_failed_write_names_file_reason_and_cure(code: int) -> None:
         assert message.startswith(f"cannot write folder/file: {os.strerror(code)} (")
         assert cures.get(code, "") in message
         assert (hint if code in cures else "name another") in message
+
+
+def test_output_waits_for_a_reader_without_blocking() -> None:
+    """A write to a full pipe that does not block takes nothing; the rest is not lost."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    code = "from fmnist_lightning.errors import begin\nbegin()\nprint('x' * 1_000_000)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=writer, cwd=ROOT) as process:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            assert len(pipe.read()) == 1_000_001
+    assert process.returncode == 0

@@ -67,7 +67,7 @@ WORKERS = ("workers", "num_workers", "n_workers", "j", "pin_memory", "prefetch_f
 
 
 def no_option(options: type[Any], name: str, dashes: str = "") -> str:
-    """That `name` is no option, and which one was meant."""
+    """Say that `name` is no option, and suggest one."""
     if plain_name(name) in WORKERS:
         return f"there is no option {name}: the images lie in memory, and need no workers"
     meant = suggested(options, name, OWN_OPTIONS if dashes else ())

@@ -1,5 +1,6 @@
 """The LightningDataModule: which data, which split, which batches."""
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from textwrap import shorten
@@ -96,14 +97,15 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 skip_unreadable=skip_unreadable,
             )
         )
-        integers, numbers = (batch_size, seed, shift), (val_fraction, erase, mixup)
-        typed = all(isinstance(one, Integral) for one in integers) and all(isinstance(one, Real) for one in numbers)
-        if not (typed and batch_size >= 1 and val_fraction < 1 and erase <= 1 and min(*integers, *numbers) >= 0):
-            raise DataError(
-                f"cannot use batch_size {batch_size!r}, seed {seed!r}, shift {shift!r}, val_fraction {val_fraction!r}, "
-                f"erase {erase!r}, mixup {mixup!r}: expected three integers and three numbers, batch_size from 1, "
-                "val_fraction below 1, erase up to 1, and none below 0"
-            )
+        for name, value in (("batch_size", batch_size), ("seed", seed), ("shift", shift)):
+            if not isinstance(value, Integral) or int(value) < (name == "batch_size"):
+                raise DataError(f"cannot use {name} {value!r}: expected an integer from {int(name == 'batch_size')}")
+        if not (isinstance(val_fraction, Real) and 0 <= val_fraction < 1):
+            raise DataError(f"cannot use val_fraction {val_fraction!r}: expected a number from 0 to below 1")
+        if not (isinstance(erase, Real) and 0 <= erase <= 1):
+            raise DataError(f"cannot use erase {erase!r}: expected a number from 0 to 1")
+        if not (isinstance(mixup, Real) and 0 <= mixup < math.inf):
+            raise DataError(f"cannot use mixup {mixup!r}: expected a number from 0")
         _, height, width = self.source.image_shape
         if shift >= min(height, width):
             raise DataError(f"cannot shift images of {height} x {width} by {shift} pixels: nothing of them would stay")

@@ -136,7 +136,7 @@ def no_preparation() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource(DataInfo):
-    """A data set that can be loaded. To add one: a file in data/sets/ and a line in `cli.SOURCES`."""
+    """A data set that can be loaded. To add one: a file in data/sets/ and a line in `SOURCES` of `cli/types.py`."""
 
     load: Callable[[Part], Split]
     """Load the images of a part. Raises DataError if a file is missing or damaged."""

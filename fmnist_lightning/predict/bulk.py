@@ -19,6 +19,7 @@ from fmnist_lightning.training.devices import cluster_environment, launch
 
 RESUME = "the same command resumes"
 AGAIN = "the same command again"
+PREPARATION = 2  # how pictures become images, and rows; a folder that began with another is not resumed
 RESTARTS = 2  # of all processes, if one is killed
 
 
@@ -75,7 +76,7 @@ def write_shard(
     files = shards.listing(names)
     kept = {name: getattr(options, name) for name in ("format", "top_k", "invert", "tta")}
     model = {"weights": weights_digest(classify.net), "data": shards.data_digest(classify.info)}
-    shards.agree_on_plan(folder, {**files, "shards": shard.total, **kept, **model})
+    shards.agree_on_plan(folder, {**files, "shards": shard.total, "preparation": PREPARATION, **kept, **model})
     kind = options.format
     rows_format = RowFormat(kind, options.top_k, classify.info, errors=True)
     part = folder / shard.part(kind)

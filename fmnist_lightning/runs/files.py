@@ -105,7 +105,8 @@ def locked(path: Path, message: str, *, wait: bool = False) -> Iterator[None]:
     """
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        # Another process may hold it for a moment, to see whether a third one does.
+        lock.acquire(timeout=0 if wait else 0.5)
     except Timeout as error:
         if not wait:
             raise UserError(message) from error

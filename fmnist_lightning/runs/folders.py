@@ -77,8 +77,8 @@ def find_run(run: str, log_dir: Path) -> Path:
     if not folder.exists():
         raise UserError(f"cannot find the run: {missing(folder)} (name a run folder)")
     if not (folder / CONFIG).is_file():
-        beginning = "its training has just begun (wait)" if is_training(folder) else "(name a run folder)"
-        raise UserError(f"cannot use {full_path(folder)} as a run: it has no {CONFIG}{runs_in(folder)} {beginning}")
+        hint = "wait, its training has just begun" if is_training(folder) else "name a run folder"
+        raise UserError(f"cannot use {full_path(folder)} as a run: it has no {CONFIG}{runs_in(folder)} ({hint})")
     return folder
 
 
@@ -125,8 +125,8 @@ def lack_of_checkpoint(run: Path) -> str:
     found = " and ".join(sorted(path.stem for path in (run / CHECKPOINTS).glob("*.ckpt")))
     if is_training(run):
         return (
-            f"the run is still training, and has {found or 'no checkpoint'} until its first epoch is complete "
-            "(wait, or name another run)"
+            f"the run is still training, and so far has {found or 'no checkpoint'} "
+            "(wait until its first epoch ends, or name another run)"
         )
     if found:
         return f"the run has {found} (give --ckpt {found.partition(' ')[0]})"

@@ -142,7 +142,7 @@ class Search:
         except WriteError as error:  # a full disk is no trial's fault, and a trial is not resumed
             raise WriteError(error.path, error.error) from error
         except (UserError, torch.OutOfMemoryError) as error:
-            if isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
+            if isinstance(error.__cause__, OSError):  # neither is a file that can't be read
                 raise
             trial.set_user_attr(ERROR, str(error))
             # The sampler avoids what was pruned; it would ignore a failed trial.

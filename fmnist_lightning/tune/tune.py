@@ -1,6 +1,7 @@
 """The search command: from options to the best recipe."""
 
-from dataclasses import replace
+import shlex
+from dataclasses import fields, replace
 
 from fmnist_lightning.cli.recipes import find_recipe
 from fmnist_lightning.cli.shell import command, quoted
@@ -12,7 +13,6 @@ from fmnist_lightning.runs.options import (
     DeviceOptions,
     TrainOptions,
     TuneOptions,
-    names,
     read_recipe,
     recipe_values,
     values_of,
@@ -80,7 +80,7 @@ def check_models(recipe: TrainOptions, space: Space, info: DataInfo) -> None:
 def command_line(options: TuneOptions) -> str:
     """The command that has these options."""
     words: list[str] = []
-    for name in names(TuneOptions):
-        if (value := getattr(options, name)) != getattr(TuneOptions(), name):
-            words += [f"--{name}", quoted(value)]
+    for one in fields(TuneOptions):
+        if (value := getattr(options, one.name)) != one.default:
+            words += [f"--{one.name}", quoted(value) if one.metadata.get("path") else shlex.quote(str(value))]
     return " ".join([command("tune"), *words])

@@ -1,4 +1,4 @@
-"""The data sets. Each has a file of its own here, and a line in `cli.SOURCES`."""
+"""The data sets. Each has a file of its own here, and a line in `SOURCES` of cli/types.py."""
 
 import sys
 from collections.abc import Mapping

@@ -171,15 +171,22 @@ def download(name: str, problem: str, mirrors: Sequence[str], staging: Path) -> 
                 try:
                     download_and_extract_archive(mirror + archive, str(staging), filename=archive, md5=md5)
                     read_verified(staging / name, name)
-                # Beside OSError, they raise many types for a malformed address, proxy or answer.
                 except Exception as error:
-                    if getattr(error, "errno", None) in WRITE_ERRORS:  # a full disk, say
-                        raise
-                    errors[mirror] = printable(shorten(str(error) or type(error).__name__, 300))
+                    errors[mirror] = download_fault(error)
                 else:
                     return staging / name
     tried = "".join(f"\n  {mirror}: {error}" for mirror, error in errors.items())
     raise DataError(f"{problem}\nno mirror has a good copy{proxy_notice()}:{tried}\n{HINT}")
+
+
+def download_fault(error: Exception) -> str:
+    """Why a download failed, in one line. Raises `error` if a file can't be written, as on a full disk.
+
+    Beside OSError, urllib and torchvision raise many types for a malformed address, proxy or answer.
+    """
+    if getattr(error, "errno", None) in WRITE_ERRORS:
+        raise error
+    return printable(shorten(str(error) or type(error).__name__, 300))
 
 
 def proxy_notice() -> str:

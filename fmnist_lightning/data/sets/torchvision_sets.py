@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fmnist_lightning.data.sets.download import STAGING_PREFIX, exclusive, proxy_notice, socket_timeout
+from fmnist_lightning.data.sets.download import STAGING_PREFIX, download_fault, exclusive, proxy_notice, socket_timeout
 from fmnist_lightning.data.sets.idx_files import AXES, find_file, load_part
 from fmnist_lightning.data.source import DataError, DataInfo, DataSource, Part, Split
-from fmnist_lightning.errors import full_path, printable
+from fmnist_lightning.errors import WriteError, full_path
 from fmnist_lightning.runs.files import fsync_and_rename
 from fmnist_lightning.runs.options import SourceOptions
 
@@ -81,18 +81,20 @@ def ensure_downloaded(raw: Path, title: str, kind: str, prefixes: tuple[str, str
             if not missing(raw, names):
                 return
             print(f"{problem} (downloading {title} by torchvision)", file=sys.stderr)
-            getattr(datasets, kind)(staging, download=True, **arguments)
+            try:
+                getattr(datasets, kind)(staging, download=True, **arguments)
+            except Exception as error:
+                reason = download_fault(error)
+                raise DataError(
+                    f"cannot download {title} into {full_path(raw)}{proxy_notice()}: {reason} (connect to the network, "
+                    f"or name a folder that holds {kind}/raw with --data_dir)"
+                ) from error
             for name in names:
                 if missing(raw, [name]):
                     path, _ = find_file(Path(staging, kind, "raw"), name)
                     fsync_and_rename(path, raw / path.name)
-    # Beside OSError, they raise many types for a malformed address, proxy or answer.
-    except Exception as error:
-        reason = printable(" ".join(str(error).split()))
-        raise DataError(
-            f"cannot download {title} into {full_path(raw)}{proxy_notice()}: {reason} (connect to the network, or name "
-            f"a folder that holds {kind}/raw with --data_dir)"
-        ) from error
+    except OSError as error:
+        raise WriteError(raw, error) from error
 
 
 def missing(raw: Path, names: list[str]) -> str:

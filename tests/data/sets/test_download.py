@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -174,8 +175,9 @@ def test_malformed_mirror_is_one_warning(
     ensure_files(tmp_path)
     assert_complete(tmp_path)
     output = capsys.readouterr().err
-    assert output.count("WARNING: cannot use FMNIST_MIRROR=") == 1
-    assert output.count("\n") == output.replace("\t", "").count("\n")
+    [line] = [one for one in output.splitlines() if "FMNIST_MIRROR" in one]
+    assert line.startswith("WARNING: cannot use FMNIST_MIRROR=")
+    assert "\t" not in line
     assert "secret" not in output
 
 
@@ -212,7 +214,7 @@ def test_failed_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     use_mirrors(monkeypatch, NOWHERE)
     meant = tmp_path / "fashion-mnist"
     meant.mkdir()
-    with pytest.raises(DataError, match=f"there is no {tmp_path}/fashion_mnist; did you mean {meant}?"):
+    with pytest.raises(DataError, match=re.escape(f"there is no {tmp_path}/fashion_mnist; did you mean {meant}?")):
         ensure_files(tmp_path / "fashion_mnist")
     assert list(tmp_path.rglob("*")) == [meant]
     own = meant / RAW_FOLDER
