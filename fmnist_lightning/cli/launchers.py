@@ -4,13 +4,9 @@ import os
 import signal
 import sys
 import time
-from typing import (
-    NamedTuple,
-)
+from typing import NamedTuple
 
-from fmnist_lightning.errors import (
-    UserError,
-)
+from fmnist_lightning.errors import UserError
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torch's elastic agent looks for a rank's error
 
@@ -30,7 +26,7 @@ class Launcher(NamedTuple):
     world_size: str
     rank: str
     needed: tuple[str, ...]  # by a rank, too: numbers, except an address
-    misleading: tuple[str, ...]  # a process that another program started
+    misleading: tuple[str, ...] = ()  # a process that another program started
 
 
 # torchrun first, since it can run in a SLURM job. `launch`, in training/devices.py, sets the same variables. The script
@@ -50,11 +46,8 @@ LAUNCHERS = (
         world_size="SLURM_STEP_NUM_TASKS",
         rank="SLURM_PROCID",
         needed=("SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
-        misleading=("JSM_NAMESPACE_RANK",),  # of IBM's jsrun, which Lightning knows
     ),
 )
-
-
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
 
 
@@ -101,10 +94,12 @@ def forget_other_launchers() -> None:
             "alone (to use several, see docs/scale.md)",
             file=sys.stderr,
         )
+    names = ["JSM_NAMESPACE_RANK"]  # of IBM's jsrun, which Lightning knows
     for one in LAUNCHERS:
         if one is not mine:
-            for name in (one.mark, one.world_size, one.rank, *one.misleading):
-                os.environ.pop(name, None)
+            names += [one.mark, one.world_size, one.rank, *one.misleading]
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def is_rank_zero() -> bool:

@@ -320,14 +320,16 @@ def is_listened_to(host: str, port: int) -> bool:
     In some networks a web proxy answers for each address.
     """
     try:
-        with socket.create_connection((host, port), timeout=1) as connection:
+        connection = socket.create_connection((host, port), timeout=1)
+    except OSError:
+        return False
+    with connection:
+        try:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             connection.shutdown(socket.SHUT_WR)  # torch's store hangs up then
             return not connection.recv(4).startswith(b"HTTP")
-    except (ConnectionResetError, TimeoutError):
-        return True
-    except OSError:
-        return False
+        except OSError:
+            return True
 
 
 def connect(host: str, port: int, stores: list[TCPStore]) -> None:

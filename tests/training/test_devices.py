@@ -1,25 +1,45 @@
 """Devices, precision, and the processes that one command starts."""
 
+import functools
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from conftest import Program, small_run
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from several import ROOT, as_script, slurm_environment, started, torchrun_environment, wait_for
+from several import (
+    ROOT,
+    SECONDS,
+    as_script,
+    slurm_environment,
+    start_rank,
+    started,
+    torchrun_environment,
+    wait_for,
+)
 
+from fmnist_lightning.cli.launchers import forget_other_launchers, launcher
 from fmnist_lightning.data.datamodule import FashionMNISTDataModule
 from fmnist_lightning.errors import SIGNALS, UserError
+from fmnist_lightning.runs.folders import PREDICTIONS
+from fmnist_lightning.training import devices
 from fmnist_lightning.training.callbacks import moving_average
 from fmnist_lightning.training.devices import (
+    LOCALHOST,
     cluster_environment,
     fastest_precision,
     has_bf16_products,
@@ -28,6 +48,7 @@ from fmnist_lightning.training.devices import (
     resolve_devices,
 )
 from fmnist_lightning.training.module import Classifier
+from fmnist_lightning.training.train import train
 
 INTEL = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}
 
@@ -97,6 +118,10 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
         (slurm_environment(0, 1, 1), None),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),  # the script of a job
         ({**slurm_environment(0, 4, 1), **torchrun_environment(1, 2, 1)}, (1, 2, 1)),
+        (torchrun_environment(0, 1, 1), None),
+        ({**slurm_environment(2, 4, 1), **torchrun_environment(0, 1, 1)}, None),  # torchrun, once in each task
+        ({"TORCHELASTIC_RUN_ID": "t", "RANK": "1", "WORLD_SIZE": "abc"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "", "SLURM_PROCID": "1"}, None),
     ],
 )
 def test_cluster_environment_knows_the_launcher(
@@ -105,6 +130,74 @@ def test_cluster_environment_knows_the_launcher(
     set_environment(monkeypatch, environment)
     found = cluster_environment()
     assert place == (found and (found.global_rank(), found.world_size(), found.local_rank()))
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "value"),
+    [
+        (torchrun_environment(1, 2, 1), "MASTER_ADDR", ""),
+        (torchrun_environment(1, 2, 1), "LOCAL_RANK", "abc"),
+        (torchrun_environment(1, 2, 1), "RANK", "2"),
+        (slurm_environment(1, 2, 1), "SLURM_PROCID", "-1"),
+    ],
+)
+def test_launcher_refuses_half_a_rank(
+    environment: dict[str, str], name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, {**environment, name: value})
+    with pytest.raises(UserError, match=name):
+        launcher()
+
+
+STRAY = {"RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "1", "JSM_NAMESPACE_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ({}, set()),
+        (torchrun_environment(0, 1, 1), set()),
+        (torchrun_environment(1, 2, 1), {"RANK", "LOCAL_RANK"}),
+        (slurm_environment(1, 2, 1), {"SLURM_PROCID"}),
+    ],
+)
+def test_command_keeps_only_the_rank_of_its_launcher(
+    environment: dict[str, str], kept: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, {**STRAY, "TORCHELASTIC_ERROR_FILE": "nowhere", **environment})
+    if "RANK" not in environment:
+        monkeypatch.setenv("WORLD_SIZE", "1")
+    forget_other_launchers()
+    assert {name for name in STRAY if name in os.environ} == kept
+    assert ("TORCHELASTIC_ERROR_FILE" in os.environ) == ("RANK" in kept)  # else nobody would read the error
+
+
+def test_process_that_runs_alone_warns_of_a_world_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    forget_other_launchers()
+    assert "OMPI_COMM_WORLD_SIZE is 4" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_drawn")
+def test_rank_of_another_program_loses_no_results(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, STRAY)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as at an import of Lightning before the program's
+    run, output = small_run(program, tmp_path, "--max_epochs", 1)
+    assert "epoch 1/1" in output
+    assert (run / PREDICTIONS).exists()
+    assert list(run.glob("events.*"))
+
+
+@pytest.mark.parametrize("value", ["", "abc", "-1"])
+def test_rank_that_is_no_number_is_ignored(value: str) -> None:
+    code = "import os, fmnist_lightning; print(os.environ.get('LOCAL_RANK'), os.environ['RANK'])"
+    environment = {**os.environ, "LOCAL_RANK": value, "RANK": "2"}  # Lightning fails at the first, not at the second
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "None 2\n"
 
 
 def test_float16_is_refused_on_a_cpu() -> None:
@@ -138,6 +231,87 @@ def test_resolve_devices_counts_processes_to_launch(monkeypatch: pytest.MonkeyPa
     assert [resolve_devices("cpu", devices, "auto").to_launch for devices in (1, "1", "auto", 2)] == [0, 0, 0, 2]
     set_environment(monkeypatch, torchrun_environment(0, 2, 1))
     assert resolve_devices("cpu", 2, "auto").to_launch == 0
+
+
+def announce_at_once() -> None:
+    devices.SECONDS_OF_SILENCE = 0
+
+
+@pytest.mark.parametrize(
+    ("rank", "launcher", "number"),
+    [(0, torchrun_environment, signal.SIGINT), (1, functools.partial(slurm_environment, nodes=2), signal.SIGTERM)],
+)
+def test_signal_ends_the_wait_for_a_missing_rank(
+    tmp_path: Path, rank: int, launcher: Callable[..., dict[str, str]], number: signal.Signals
+) -> None:
+    """torch would wait for half an hour in C++, without an answer."""
+    output, port = tmp_path / "output.txt", find_free_network_port()
+    output.touch()
+    options = ["--accelerator", "cpu", "--num_nodes", 2, "--log_dir", tmp_path]
+    process = start_rank(output, train, options, launcher(rank, 2, port), announce_at_once)
+    wait_for(lambda: f"waits for rank {1 - rank} at 127.0.0.1:{port}, at most 300 seconds" in output.read_text())
+    os.kill(process.pid or 0, number)
+    process.join(10)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 128 + number
+    assert "Traceback" not in output.read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_wait_for_a_missing_rank_ends(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, torchrun_environment(rank, 2, find_free_network_port()))
+    monkeypatch.setattr(devices, "SECONDS_TO_MEET", 0.2)
+    with pytest.raises(UserError, match=f"rank {1 - rank} did not come"):
+        devices.wait_for_ranks(TorchElasticEnvironment())
+
+
+def test_wait_is_not_blocked_by_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would wait forever for an answer of one that says nothing, here played by its store."""
+    blocked = threading.Event()
+    monkeypatch.setattr(devices, "TCPStore", lambda *_, **__: blocked.wait(SECONDS))
+    monkeypatch.setattr(devices, "SECONDS_TO_MEET", 0.5)
+    with socket.create_server((LOCALHOST, 0)) as server:
+        set_environment(monkeypatch, torchrun_environment(1, 2, server.getsockname()[1]))
+        monkeypatch.setattr(devices, "is_listened_to", lambda *_: True)
+        with pytest.raises(UserError, match="rank 0 did not come"):
+            devices.wait_for_ranks(TorchElasticEnvironment())
+    blocked.set()
+
+
+@pytest.mark.parametrize(
+    ("rank", "name", "value"),
+    [(1, "MASTER_ADDR", "a..b"), (1, "MASTER_PORT", "70000"), (0, "MASTER_PORT", "in use"), (1, "MASTER_ADDR", "gone")],
+)
+def test_wrong_address_is_refused_before_the_wait(
+    rank: int, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(host: str, *_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with socket.create_server(("", 0)) as server:
+        port = str(server.getsockname()[1])
+        set_environment(monkeypatch, {**torchrun_environment(rank, 2, 1), name: port if value == "in use" else value})
+        if value == "gone":
+            monkeypatch.setattr(socket, "getaddrinfo", find)
+        with pytest.raises(UserError, match=name):
+            devices.wait_for_ranks(TorchElasticEnvironment())
+
+
+def test_web_proxy_is_not_taken_for_rank_zero() -> None:
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.0 502 Bad Gateway\r\n\r\n")
+
+    port = find_free_network_port()
+    assert not devices.is_listened_to(LOCALHOST, port)
+    store = devices.hosted_store(port)
+    assert devices.is_listened_to(LOCALHOST, store.port)
+    with socket.create_server((LOCALHOST, 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        assert not devices.is_listened_to(LOCALHOST, server.getsockname()[1])
 
 
 def launch_script(mode: str, folder: Path) -> None:
