@@ -97,15 +97,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
                 skip_unreadable=skip_unreadable,
             )
         )
-        for name, value in (("batch_size", batch_size), ("seed", seed), ("shift", shift)):
-            if not isinstance(value, Integral) or int(value) < (name == "batch_size"):
-                raise DataError(f"cannot use {name} {value!r}: expected an integer from {int(name == 'batch_size')}")
-        if not (isinstance(val_fraction, Real) and 0 <= val_fraction < 1):
-            raise DataError(f"cannot use val_fraction {val_fraction!r}: expected a number from 0 to below 1")
-        if not (isinstance(erase, Real) and 0 <= erase <= 1):
-            raise DataError(f"cannot use erase {erase!r}: expected a number from 0 to 1")
-        if not (isinstance(mixup, Real) and 0 <= mixup < math.inf):
-            raise DataError(f"cannot use mixup {mixup!r}: expected a number from 0")
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("shift", shift, 0)):
+            check_number(name, value, Integral, f"an integer from {least}", least)
+        check_number("val_fraction", val_fraction, Real, "a number from 0 to below 1", below=1)
+        check_number("erase", erase, Real, "a number from 0 to 1", most=1)
+        check_number("mixup", mixup, Real, "a number from 0")
         _, height, width = self.source.image_shape
         if shift >= min(height, width):
             raise DataError(f"cannot shift images of {height} x {width} by {shift} pixels: nothing of them would stay")
@@ -215,3 +211,11 @@ class FashionMNISTDataModule(L.LightningDataModule):
             return batch._replace(images=images)
         images, targets = mix(images, batch.labels, len(self.source.classes), self.mixup)
         return batch._replace(images=images, labels=targets.argmax(dim=1), targets=targets)
+
+
+def check_number(
+    name: str, value: Any, kind: Any, expected: str, least: float = 0, below: float = math.inf, most: float = math.inf
+) -> None:
+    """Raise DataError unless `value` is of a kind and within limits."""
+    if not (isinstance(value, kind) and least <= value < below and value <= most):
+        raise DataError(f"cannot use {name} {value!r}: expected {expected}")
