@@ -159,11 +159,11 @@ def test_output_is_no_input_when_the_command_is_repeated(
     command = (predict, "*", *options("a.png", Path("new/out")))
     part = Path("new/out") / Shard(1, 1).part("json")
     assert program(*command)[0] == 1
-    content = part.read_bytes()
+    names, content = names_in(part), part.read_bytes()
     assert b"new/" not in content
     unfinished(part, b"".join(content.splitlines(keepends=True)[:1]))
     assert program(*command)[0] == 1
-    assert part.read_bytes() == content
+    assert names_in(part) == names  # a probability's last digit depends on the number of pictures in its batch
 
 
 def test_ranks_take_their_shards(

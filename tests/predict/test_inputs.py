@@ -253,3 +253,28 @@ def test_slow_file_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     second_is_done = threading.Event()
     monkeypatch.setattr(inputs, "read", wait_for_the_second)
     assert [fault.name for fault in read_all(["a", "b"], workers=2)] == ["a", "b"]
+
+
+def test_files_that_folders_leave_out_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    touch("phone/1.PNG", "phone/2.mpo", "phone/3.HEIC", "phone/x/4.heic", "phone/5.tga", "phone/scan", "shop/6.jpg")
+    touch("phone/.nomedia", "phone/Thumbs.db", "phone/desktop.ini", "phone/.DS_Store", "t10k-labels-idx1-ubyte")
+    left_out: dict[str, list[str]] = {}
+    assert expand_all(["phone", "sho*"], left_out=left_out) == ["phone/1.PNG", "phone/2.mpo", "shop/6.jpg"]
+    inputs.report_left_out(left_out)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out 4 files in phone: .heic 2, .tga 1, no suffix 1 (")
+    for names in (["shop"], ["phone/1.PNG"]):
+        left_out = {}
+        expand_all(names, left_out=left_out)
+        inputs.report_left_out(left_out)
+    assert capsys.readouterr().err == ""
+
+
+def test_count_of_left_out_files_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    touch(*(f"a/{number}.{number}" for number in range(10)), "b/x.\nerror: y")
+    left_out: dict[str, list[str]] = {}
+    expand_all(["a", "b"], left_out=left_out)
+    inputs.report_left_out(left_out)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out 11 files in 2 folders: ")
+    assert "5 other suffixes" in line

@@ -101,6 +101,18 @@ def test_row_formats_are_exact() -> None:
     assert written["json"] == json.dumps(row) + "\n"
 
 
+def test_doubtful_rows_have_a_note(program: Program) -> None:
+    checks = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.full((20, 20), 200))
+    Image.fromarray(checks.astype(np.uint8)).save("checks.png")
+    names = ("checks.png", "b.png")
+    assert [row.get("note") for row in run_json(program, *names)] == ["background is not plain", None]
+    assert [row["note"] for row in run_csv(program, *names)[1]] == ["background is not plain", ""]
+    *_, doubtful, sure = program(predict, *names, *CPU)[1].splitlines()
+    assert doubtful.endswith("  checks.png (background is not plain)")
+    assert sure.endswith("  b.png")
+    assert str(load_classifier(device="cpu")("checks.png")).endswith("% (background is not plain)")
+
+
 def test_standard_output_has_only_rows(
     program: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
