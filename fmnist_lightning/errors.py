@@ -221,7 +221,7 @@ def full_path(path: str | Path) -> str:
 def missing(path: str | Path) -> str:
     """Say that a path does not exist, with its absolute form, and name a similar one that exists."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (pathlib's keeps `..`)
-    if os.path.lexists(absolute):
+    if absolute.is_symlink():
         return f"{printable(str(absolute))} is a link to nothing"
     # pathlib's raises PermissionError.
     known = next(parent for parent in (absolute, *absolute.parents) if os.path.exists(parent))  # noqa: PTH110

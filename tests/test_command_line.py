@@ -344,6 +344,12 @@ def test_word_without_an_option_is_explained(program: Program, function: Any, wo
     assert f"did you mean {meant}?" in output
 
 
+def test_run_is_meant_by_its_name(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lightning_logs/version_0").mkdir(parents=True)
+    assert "did you mean --run lightning_logs/version_0?" in program(evaluate, "version_0")[1]
+
+
 def test_missing_words_are_named(program: Program) -> None:
     status, output = program(predict, "--top_k", "2")
     assert status == 2
@@ -362,7 +368,7 @@ def test_missing_words_are_named(program: Program) -> None:
         (b"lr: 1\n  seed: 1", "line 2, column 7"),
         (b"- 1", "`name: value`"),
         (b"", "empty"),
-        (b"# lr: 1", "only comments"),
+        (b"# lr: 1", "no option"),
         (b"lr: 1\nseed: 2\nlr: 1", "lr twice, in lines 1 and 3"),
         (b'{"lr": 1, "lr": 1}', "lr twice, in line 1"),
         (b"lr:\nseed: 1", "lr has no value; expected a number above 0"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import zip_longest
+from pathlib import Path
 from textwrap import shorten
 from typing import (
     Any,
@@ -16,7 +17,7 @@ from typing import (
 
 from fmnist_lightning.cli.recipes import recipes
 from fmnist_lightning.cli.shell import quoted
-from fmnist_lightning.cli.types import expected, plain_text, required_words
+from fmnist_lightning.cli.types import LOG_DIR, expected, plain_text, required_words
 
 # An option, and what other programs call it. Similar names, such as num_epochs, are found without.
 SYNONYMS = {
@@ -146,7 +147,8 @@ def explain_words(parser: Any, message: str, arguments: Sequence[str]) -> str:
 def meant_by_word(options: type[Any], word: str, arguments: Sequence[str]) -> str:
     """What a user means by a word that follows no option, or nothing."""
     name, _, value = word.partition("=")
-    if word and (meant := suggested(options, name, OWN_OPTIONS)):
+    is_path = Path(word).exists() or Path(LOG_DIR, word).exists() or "/" in word
+    if word and not is_path and (meant := suggested(options, name, OWN_OPTIONS)):
         return f"--{meant}" + (f" {value}" if value else "")
     hints = {one.name: get_type_hints(options)[one.name] for one in fields(options)}
     # `--dropout 0.1 0.1 0.5`: words that follow a list's first one.
@@ -159,4 +161,5 @@ def meant_by_word(options: type[Any], word: str, arguments: Sequence[str]) -> st
     if hasattr(options, "RECIPES"):
         is_recipe = word in recipes() or word.endswith((".yaml", ".yml"))
         return f"--config {word}" if is_recipe else ""
-    return f"--{fields(options)[0].name} {quoted(word)}"
+    in_logs = Path(LOG_DIR, word)
+    return f"--{fields(options)[0].name} {quoted(in_logs if in_logs.exists() and not Path(word).exists() else word)}"

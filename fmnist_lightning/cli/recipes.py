@@ -52,7 +52,8 @@ def find_recipe(name: str | Path, kind: str = ".") -> Path:
         return path
     if str(name) in known:
         return known[str(name)]
-    reason = f"{full_path(path)} is a folder" if path.is_dir() else missing(path)
+    kind = "folder" if path.is_dir() else "device or pipe"
+    reason = f"{full_path(path)} is a {kind}" if path.exists() else missing(path)
     if not reason.endswith("?") and (close := get_close_matches(path.stem.lower(), known, 1)):
         reason = f"did you mean {close[0]}?"
     raise UserError(f"cannot use {str(name)!r}: {reason} (expected a YAML file, or one of {', '.join(known)})")
@@ -76,7 +77,7 @@ def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
         hint = hint or " (a shell empties the file of `> FILE` before the command reads it)"
         raise UserError(f"cannot use {path}: the file is empty; expected {YAML_LINES}{hint}")
     if content is None:
-        raise UserError(f"cannot use {path}: it has only comments; expected {YAML_LINES}{hint}")
+        raise UserError(f"cannot use {path}: it holds no option; expected {YAML_LINES}{hint}")
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"cannot use {path}: expected {YAML_LINES}{hint}")
     return content

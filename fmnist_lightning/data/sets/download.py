@@ -56,6 +56,8 @@ def ensure_files(data_dir: Path) -> None:
     Renames a damaged file of torchvision's layout to NAME.broken once its replacement is here, and leaves all others as
     they are. Raises DataError if a file is another data set's, can't be had, or can't be written.
     """
+    if data_dir.is_file():
+        raise DataError(f"cannot use {full_path(data_dir)} as the folder of the data: it is a file (name its folder)")
     if not (needed := needed_files(data_dir)):
         return
     raw = data_dir / RAW_FOLDER

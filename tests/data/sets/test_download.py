@@ -224,6 +224,13 @@ def test_failed_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(own.iterdir())
 
 
+def test_data_dir_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="it is a file") as error:
+        ensure_files(tmp_path / "file")
+    assert "\n" not in str(error.value)
+
+
 def test_full_disk_is_no_fault_of_a_mirror(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
