@@ -16,6 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -52,6 +53,8 @@ LINGER_SECONDS = 5.0
 SECONDS_TO_MEET = 300  # for all ranks to start; an import of torch over a slow network takes minutes
 SECONDS_OF_SILENCE = 5
 POLL_SECONDS = 0.1
+PROXY_SECONDS = 0.2
+STORE_SECONDS = 5
 MEETING = "fmnist-ranks"  # begins the store's keys
 # In messages of gloo, which raises plain RuntimeErrors.
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe", "gloo")
@@ -324,18 +327,19 @@ def is_listened_to(host: str, port: int) -> bool:
     except OSError:
         return False
     with connection:
+        connection.settimeout(PROXY_SECONDS)
         try:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            connection.shutdown(socket.SHUT_WR)  # torch's store hangs up then
-            return not connection.recv(4).startswith(b"HTTP")
-        except OSError:
+            return connection.recv(4) != b"HTTP"
+        except OSError:  # torch's store says nothing
             return True
 
 
 def connect(host: str, port: int, stores: list[TCPStore]) -> None:
     """Append rank 0's store. This waits forever, without an answer to Ctrl-C, if another program listens there."""
     with contextlib.suppress(distributed.DistError):
-        stores.append(TCPStore(host, port, is_master=False, wait_for_workers=False))
+        timeout = timedelta(seconds=STORE_SECONDS)
+        stores.append(TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout))
 
 
 def missing_ranks(stores: list[TCPStore], rank: int, world_size: int) -> list[int]:
