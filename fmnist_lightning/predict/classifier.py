@@ -111,9 +111,10 @@ def load_classifier(
 
     `source` is `packaged`, `last` for the newest run in `log_dir`, a run folder (the checkpoint that it tests), a
     `.ckpt` or a `.safetensors` file. `net` takes its weights if it is no model of this project. `device` is `auto`, for
-    this machine's accelerator or else its CPU, or one of torch's names. `invert` says which pictures are negated:
-    `always`, `never` or `auto`, which negates garments on a bright background and no crop. `batch_size` limits memory;
-    the results don't depend on it. `tta` averages over each image and its mirror image.
+    this machine's accelerator or else its CPU, or one of torch's names. For garments, an image shows their distance
+    from the background if `invert` is `auto`, their own brightness for `never`, and its negative for `always`; only
+    `always` negates crops. `batch_size` limits memory; the results don't depend on it. `tta` averages over each image
+    and its mirror image. The `notes` of what is found say which pictures have a background that is not plain.
     Raises UserError if the weights can't be read or the device is unavailable, ValueError for another `invert`.
     """
     if invert not in get_args(Invert):  # else a misspelled one would mean never

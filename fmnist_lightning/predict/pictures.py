@@ -155,6 +155,8 @@ def prepare(image: Image.Image, invert: Invert = "auto", size: int = IMAGE_SIZE)
     box, tolerance = find_box(difference, noise, size)
     left, upper, right, lower = box
     within = difference[upper:lower, left:right]
+    if (within > tolerance).mean() < LEAST_GARMENT:  # scattered noise
+        raise PictureError(NOTHING_FOUND)
     if invert == "auto":
         gray = contrast(colors.crop(box), ground.crop(box))
         gray[within <= noise / 2] = 0

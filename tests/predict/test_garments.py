@@ -257,6 +257,14 @@ def test_background_alone_is_refused() -> None:
             prepare(Image.new("RGB", size, color))
 
 
+@pytest.mark.parametrize("deviation", [1, 4, 10])
+def test_noise_alone_is_refused(deviation: float) -> None:
+    for seed in range(5):
+        wall = np.random.default_rng(seed).normal(200, deviation, (300, 300)).astype(np.uint8)
+        with pytest.raises(PictureError, match="nothing that differs"):
+            prepare(Image.fromarray(wall))
+
+
 PNG = saved(PHOTO).getvalue()
 
 
