@@ -67,7 +67,7 @@ tensorboard: $(VENV)/.ready ## Show the runs in lightning_logs
 notebook: $(VENV)/.ready ## Open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/fashion_mnist_cnn_with_dropout.ipynb $(ARGS)
 
-outputs: $(VENV)/.ready ## Run the notebook on Fashion-MNIST and store its outputs in it (seven minutes on two CPU cores)
+outputs: $(VENV)/.ready ## Run the notebook on Fashion-MNIST and store its outputs in it (takes minutes)
 	$(BIN)/python -m tools.notebook
 
 screenshots: $(VENV)/.ready ## Take README's pictures of the newest run (needs Chromium and an emoji font; ARGS="--run_folder ..." for another)

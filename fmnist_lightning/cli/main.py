@@ -7,20 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import (
-    Any,
-)
+from typing import Any
 
 from fmnist_lightning.cli.launchers import ERROR_FILE, end_with_launcher, forget_other_launchers, is_rank_zero
 from fmnist_lightning.cli.parser import parse
 from fmnist_lightning.cli.shell import named
-from fmnist_lightning.errors import (
-    Interrupted,
-    UserError,
-    begin,
-    complete_output,
-    interruptible,
-)
+from fmnist_lightning.errors import Interrupted, UserError, begin, complete_output, interruptible
 
 
 def main(

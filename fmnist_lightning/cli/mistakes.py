@@ -7,13 +7,7 @@ from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import shorten
-from typing import (
-    Any,
-    Literal,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fmnist_lightning.cli.recipes import recipes
 from fmnist_lightning.cli.shell import quoted
@@ -59,11 +53,7 @@ SYNONYMS = {
     "patience": "early_stopping early_stop",
     "fast_dev_run": "dry_run debug smoke_test",
 }
-
-
 OWN_OPTIONS = ("config", "print_config", "help", "version")  # of the command line alone
-
-
 WORKERS = ("workers", "num_workers", "n_workers", "j", "pin_memory", "prefetch_factor")
 
 

@@ -9,13 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
-from typing import (
-    Any,
-    NoReturn,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from jsonargparse import (  # type: ignore[attr-defined]  # ActionConfigFile is public, but not in __all__
     ActionConfigFile,
@@ -28,12 +22,9 @@ from fmnist_lightning.cli.mistakes import explain, explain_words, given_words, n
 from fmnist_lightning.cli.recipes import find_recipe, read_yaml, recipes
 from fmnist_lightning.cli.shell import VERSION, expanded
 from fmnist_lightning.cli.types import expected, plain_text, required_words
-from fmnist_lightning.errors import (
-    UserError,
-)
+from fmnist_lightning.errors import UserError
 
 Options = TypeVar("Options")
-
 
 # The docstring below a dataclass's field is the option's help.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)

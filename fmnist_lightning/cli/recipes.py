@@ -2,22 +2,14 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import (
-    Any,
-)
+from typing import Any
 
 import yaml
 
 from fmnist_lightning.cli.shell import PACKAGE, expanded
-from fmnist_lightning.errors import (
-    UserError,
-    full_path,
-    missing,
-)
+from fmnist_lightning.errors import UserError, full_path, missing
 
 RECIPES = (PACKAGE if (PACKAGE / "recipes").is_dir() else PACKAGE.parent) / "recipes"  # a wheel has them inside
-
-
 YAML_LINES = "lines `name: value`, not indented, with a space after the colon"
 
 

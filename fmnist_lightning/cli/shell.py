@@ -8,25 +8,14 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import (
-    Any,
-)
+from typing import Any
 
 from fmnist_lightning import __version__
-from fmnist_lightning.errors import (
-    SETUP,
-    UserError,
-)
+from fmnist_lightning.errors import SETUP, UserError
 
 PROGRAM = "fmnist"  # the console command
-
-
 PACKAGE = Path(__file__).resolve().parent.parent
-
-
 SCRIPTS = PACKAGE.parent / "scripts"  # in a checkout
-
-
 VERSION = f"fmnist-lightning {__version__}"
 
 

@@ -5,24 +5,14 @@ import math
 import os
 from dataclasses import MISSING, field, fields
 from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from jsonargparse.typing import PositiveInt, extend_base_type, restricted_number_type, restricted_string_type
 
 LOG_DIR = "lightning_logs"
 
-
 # Each data set's name, and the function of SourceOptions that makes it. It is imported when it is used: torch is slow.
 SETS = "fmnist_lightning.data.sets"
-
-
 SOURCES = {
     "fashion_mnist": f"{SETS}.download:fashion_mnist_source",
     "drawn": f"{SETS}.drawn:drawn_source",
@@ -33,16 +23,9 @@ SOURCES = {
     "emnist_letters": f"{SETS}.torchvision_sets:emnist_letters_source",
 }
 
-
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
-
-
 Strategy = Literal["auto", "ddp"]
-
-
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
-
-
 LOGGER = "tensorboard|csv|wandb|mlflow"
 
 

@@ -1,4 +1,7 @@
-"""The commands by name, the list of them, and their tab completion."""
+"""The commands by name, the list of them, and their tab completion.
+
+A command's function is named by text, and imported once its options are right: torch takes seconds.
+"""
 
 import re
 import sys
